@@ -1,0 +1,1 @@
+"""The operations layer for RAG data."""

@@ -1,0 +1,345 @@
+"""The nouns and seams. Everything above the ground floor speaks in these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors: TypeAlias = NDArray[np.float32]
+
+Scalar: TypeAlias = str | int | float | bool
+Fields: TypeAlias = Mapping[str, Scalar | list[Scalar]]
+Stage: TypeAlias = Literal["scan", "fetch", "parse", "chunk", "embed"]
+
+#: Why a source did not pass; a reject's `code` is one of these.
+REJECT_CODES = (
+    "empty",  # no bytes, or bytes without any text
+    "too_large",  # above the size limit, or unpacks to too much
+    "unsupported",  # no parser for this media type, or one that is switched off
+    "encrypted",  # needs a password
+    "damaged",  # broken, truncated, or not what it says it is
+    "timeout",  # the parser ran out of its time (transient)
+    "memory",  # the parser ran out of its memory (transient)
+    "crashed",  # the parser's process died (transient)
+    "unreadable",  # permission, vanished or changing while read (transient)
+    "bad_name",  # a name that has no portable URI
+    "bad_record",  # a row without id or text, or of the wrong type
+    "missing_tool",  # needs a program that is not installed (OCR, LibreOffice)
+)
+
+
+# ---------------------------------------------------------------- sources (connectors)
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a connector knows about a source beside its bytes. A user's own fields stand in `fields`."""
+
+    title: str | None = None
+    tenant: str = ""
+    groups: tuple[str, ...] = ()
+    fields: Fields = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One source as a scan lists it; no byte has been read yet."""
+
+    uri: str
+    token: str  # change token: an equal token means an unchanged source
+    size: int | None = None  # bytes, where known
+    locator: str = ""  # how `fetch` finds it again; private to the connector
+    container: str = ""  # the file that holds many sources (records), else ""
+    settled: bool = True  # False: too fresh to trust the token, hash again at the next run
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A scan's word that every source in `container` is as it was when its token was last `token`."""
+
+    container: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The bytes of one source, as fetched."""
+
+    uri: str
+    data: bytes
+    media_type: str
+    encoding: str | None  # of text formats, where it was told or found
+    metadata: Metadata
+    token: str  # the change token of exactly these bytes
+    settled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A source that did not pass."""
+
+    uri: str
+    source: str
+    stage: Stage
+    code: str
+    reason: str
+    hint: str
+    raw_sha: str | None = None
+    transient: bool = False
+
+
+class Scan(Protocol):
+    """One pass over a source. `complete` and `containers` are right once the iteration has ended."""
+
+    complete: bool  # False: something could not be listed, so nothing may be deleted because of this scan
+    containers: Mapping[str, str]  # container uri -> token, for connectors whose files hold many sources
+
+    def __iter__(self) -> Iterator[Entry | Unchanged | Reject]: ...
+
+
+class Connector(Protocol):
+    """A named place that sources come from."""
+
+    name: str
+
+    def scan(self, known: Callable[[str], str | None]) -> Scan:
+        """List sources in a stable order. `known(container)` is the token last seen of a container."""
+        ...
+
+    def fetch(self, entry: Entry) -> Source:
+        """Read one source. Raises FetchError; code "unreadable" for one that vanished or keeps changing."""
+        ...
+
+    def owns(self, uri: str) -> bool:
+        """Whether a uri lies in what this connector would list: deletes never reach outside of it."""
+        ...
+
+
+# ---------------------------------------------------------------- documents (parsing)
+BlockKind: TypeAlias = Literal["heading", "paragraph", "list", "table", "code"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a parser yields: one structural piece, in reading order."""
+
+    kind: BlockKind
+    text: str
+    level: int = 0  # headings: 1 is the top
+    page: int | None = None  # counted from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A block's place in its document's text: half-open, in code points."""
+
+    kind: BlockKind
+    start: int
+    end: int
+    level: int = 0
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """The text of a source: NFC, `\\n` line ends, blocks set apart by a blank line. A function of content alone."""
+
+    title: str | None
+    text: str
+    spans: tuple[Span, ...]
+    fields: Fields = field(default_factory=dict)  # metadata found inside (front matter, author, ...)
+    parser: str = ""  # name of the parser that made it
+
+
+class Parser(Protocol):
+    """Bytes to blocks. Runs in a worker process that may be killed."""
+
+    name: str
+    media_types: Sequence[str]
+
+    def fingerprint(self) -> str:
+        """Changes whenever the same bytes may give another text: versions and settings."""
+        ...
+
+    def parse(self, data: bytes, media_type: str, encoding: str | None) -> ParserOutput:
+        """Raises ParseError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ParserOutput:
+    blocks: Sequence[Block]
+    title: str | None = None
+    fields: Fields = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One parsed source under its identity."""
+
+    document_id: str
+    uri: str
+    source: str
+    raw_sha: str
+    version: str  # ids.document_version
+    title: str
+    parsed: Parsed
+    metadata: Metadata
+
+
+# ---------------------------------------------------------------- chunks
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A span of a document: `parsed.text[start:end] == text`, always."""
+
+    start: int
+    end: int
+    text: str
+    heading: tuple[str, ...]  # path from the top, without the document's title
+    page: int | None
+    embed_text: str  # what the model reads: template(title, heading, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A chunk under its identity, with what the store keeps of it. The vector comes beside it."""
+
+    point_id: str
+    chunk_id: str
+    document_id: str
+    vector_key: str
+    payload: Mapping[str, Any]
+
+
+# ---------------------------------------------------------------- models
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One vector space. `fingerprint` covers weights, tokenizer, pooling, prompts, normalisation and window."""
+
+    fingerprint: str
+    model: str  # the name a person knows it by
+    dim: int
+    max_tokens: int  # the window, special tokens counted
+    weights_sha: str
+    normalized: bool
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+
+class Tokenizer(Protocol):
+    """The embedder's own tokenizer, without truncation."""
+
+    special_tokens: int  # added around every text (2 for BERT: [CLS], [SEP])
+    fingerprint: str  # sha256 of its definition
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Per text, the code-point span of each token, special tokens left out."""
+        ...
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens per text, special tokens left out."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to vectors of one space. Never truncates in silence."""
+
+    space: Space
+    numerics: str  # dtype, runtime and device, such as "float32/torch-2.13/cpu"
+    tokenizer: Tokenizer
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Documents to float32 (len(texts), dim), in the order given. Prompts are added here."""
+        ...
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Queries to float32 (len(texts), dim); longer ones are cut at the window."""
+        ...
+
+
+# ---------------------------------------------------------------- stores
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One sealed state of a collection."""
+
+    number: int
+    collection: str
+    fingerprint: str  # of the dataset it holds
+    space: Space
+    numerics: str
+    points: int
+    created: str  # ISO 8601, UTC
+    avg_len: int  # BM25's average document length, in tokens, fixed per collection
+    schema: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)  # such as {"incomplete": true}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A point that a store found."""
+
+    point_id: str
+    score: float
+    payload: Mapping[str, Any]
+
+
+#: {"field": value | {"in": [...]} | {"gte":, "lt":, "exists":}}, all must hold; {"any": [filter, ...]}
+Filter: TypeAlias = Mapping[str, Any]
+
+
+class Reader(Protocol):
+    """One sealed release, open for reading. Close it; shared with any number of other readers."""
+
+    release: Release
+
+    def search(self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False,
+               offset: int = 0) -> list[Scored]: ...
+
+    def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
+        """BM25 over the sparse vectors."""
+        ...
+
+    def points(self, batch: int = 500) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
+        """Every point: id, payload, dense vector (dim,)."""
+        ...
+
+    def count(self, filter: Filter | None = None) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Where releases live. Writers are serialised by the workspace's lock."""
+
+    def releases(self) -> list[Release]:
+        """Sealed ones, oldest first. Reads only manifests."""
+        ...
+
+    def live(self) -> Release | None: ...
+
+    def point_ids(self, number: int) -> Iterable[str]:
+        """Ids of a sealed release, without opening the engine."""
+        ...
+
+    def write(self, release: Release, *, base: int | None, delete: Iterable[str],
+              add: Iterable[tuple[Point, Sequence[float]]], progress: Callable[[int], None] = ...) -> Release:
+        """Seal a new release: `base` (or nothing) less `delete` plus `add`. Nothing is published.
+
+        `release.points` is the count that must come out. Raises StoreError, DiskFull; then no release exists.
+        """
+        ...
+
+    def publish(self, number: int) -> None:
+        """Make a sealed release the live one, in one atomic step."""
+        ...
+
+    def remove(self, number: int) -> None:
+        """Delete a sealed release that is not live; waits for its readers."""
+        ...
+
+    def open(self, number: int | None = None) -> Reader:
+        """The live release, or the numbered one."""
+        ...
