@@ -295,8 +295,9 @@ class Reader(Protocol):
 
     release: Release
 
-    def search(self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False,
-               offset: int = 0) -> list[Scored]: ...
+    def search(
+        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
+    ) -> list[Scored]: ...
 
     def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
         """BM25 over the sparse vectors."""
@@ -324,8 +325,15 @@ class Store(Protocol):
         """Ids of a sealed release, without opening the engine."""
         ...
 
-    def write(self, release: Release, *, base: int | None, delete: Iterable[str],
-              add: Iterable[tuple[Point, Sequence[float]]], progress: Callable[[int], None] = ...) -> Release:
+    def write(
+        self,
+        release: Release,
+        *,
+        base: int | None,
+        delete: Iterable[str],
+        add: Iterable[tuple[Point, Sequence[float]]],
+        progress: Callable[[int], None] = ...,
+    ) -> Release:
         """Seal a new release: `base` (or nothing) less `delete` plus `add`. Nothing is published.
 
         `release.points` is the count that must come out. Raises StoreError, DiskFull; then no release exists.

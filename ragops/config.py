@@ -1,0 +1,295 @@
+"""params.yaml to frozen settings, strictly: an unknown or mistyped key is an error with the nearest name and the line.
+
+Only the edge (workspace, command line) reads configuration; everything below takes plain values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ragops.errors import ConfigError
+
+FILE = "params.yaml"
+VERSION = 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ParseSettings:
+    workers: int = 0  # parser processes; 0: one per core, at most 8
+    timeout: float = 60.0  # seconds of CPU for one file
+    memory_mb: int = 2048  # memory for one file
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSettings:
+    size: int = 200  # tokens of text in a chunk, at most
+    overlap: int = 0  # tokens that a chunk repeats of the one before
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    model: str = "all-MiniLM-L6-v2"  # name, path, or hash:<dim> (deterministic, for tests)
+    sha256: str | None = None  # pin of the weights; another file is refused
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    url: str | None = None  # a Qdrant server; null: embedded in the workspace
+    api_key: str | None = None  # env:NAME
+    collection: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSettings:
+    keep: int = 5  # releases kept beside the live one
+    max_delete: float = 0.2  # a larger share of deleted documents needs consent
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    k: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a configuration file: for messages."""
+
+    file: str
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+
+    def at(self, key: str | int) -> Where:
+        return Where(self.file, self.lines, (*self.path, str(key)))
+
+    def __str__(self) -> str:
+        line = self.lines.get(self.path)
+        return f"{self.file}:{line}" if line else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """One entry of `sources`; `options` are the connector's own and are bound to its settings later."""
+
+    name: str
+    connector: str
+    options: Mapping[str, Any]
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    version: int = VERSION
+    sources: tuple[SourceSettings, ...] = ()
+    parse: ParseSettings = field(default_factory=ParseSettings)
+    chunk: ChunkSettings = field(default_factory=ChunkSettings)
+    embed: EmbedSettings = field(default_factory=EmbedSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+
+def load(file: Path) -> Settings:
+    """Read and check params.yaml. Raises ConfigError."""
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    return parse(text, file.name)
+
+
+def parse(text: str, name: str = FILE) -> Settings:
+    value, where = _read_yaml(text, name)
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected keys such as 'sources:', found {_kind(value)}")
+    version = value.get("version", VERSION)
+    if isinstance(version, int) and version > VERSION:
+        raise ConfigError(
+            f"{where.at('version')}: this workspace was made by a newer ragops (version {version}; this one knows {VERSION})",
+            "Upgrade: pip install -U ragops",
+        )
+    sources = _sources(value.pop("sources", None), where.at("sources"))
+    settings = bind(Settings, value, where, also=("sources",))
+    _check_ranges(settings, where)
+    return dataclasses.replace(settings, sources=sources)
+
+
+def bind(cls: type[T], value: Any, where: Where, also: tuple[str, ...] = ()) -> T:
+    """A mapping to the frozen dataclass `cls` by its annotations: str, int, float, bool, None, lists, tuples,
+    dicts and nested dataclasses. Raises ConfigError that names the line, the key and the nearest valid key."""
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: '{where.path[-1] if where.path else cls.__name__}' takes keys, not {_kind(value)}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if key not in fields:
+            raise ConfigError(
+                f"{where.at(key)}: unknown key '{'.'.join((*where.path, str(key)))}'{nearest(str(key), [*fields, *also])}",
+                f"Valid keys here: {', '.join(sorted({*fields, *also}))}",
+            )
+        found[key] = _convert(hints[key], item, where.at(key))
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in found:
+            raise ConfigError(f"{where}: the key '{'.'.join((*where.path, name))}' is missing")
+    return cls(**found)
+
+
+def secret(value: str | None, name: str) -> str | None:
+    """The value of `env:NAME`. Secrets never stand in files, so anything else is refused."""
+    if value is None:
+        return None
+    if not value.startswith("env:"):
+        raise ConfigError(
+            f"{name}: a secret must not stand in {FILE}",
+            f"Put it into an environment variable and write '{name}: env:NAME'",
+        )
+    found = os.environ.get(value[4:])
+    if not found:
+        raise ConfigError(f"{name}: the environment variable {value[4:]} is not set", f"export {value[4:]}=...")
+    return found
+
+
+def nearest(word: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def _convert(hint: Any, value: Any, where: Where) -> Any:
+    origin = typing.get_origin(hint)
+    name = ".".join(where.path)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return _convert(next(o for o in options if o is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return bind(typing.cast(type[Any], hint), value, where)
+    if origin in (list, tuple):
+        if not isinstance(value, list):
+            raise ConfigError(
+                f"{where}: '{name}' takes a list, not {_kind(value)}", f"Write: {where.path[-1]}: [{value}]"
+            )
+        inner = typing.get_args(hint)[0]
+        items = [_convert(inner, item, where.at(i)) for i, item in enumerate(value)]
+        return tuple(items) if origin is tuple else items
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: '{name}' takes keys, not {_kind(value)}")
+        inner = typing.get_args(hint)[1]
+        return {str(k): _convert(inner, v, where.at(k)) for k, v in value.items()}
+    if origin is typing.Literal:
+        options = typing.get_args(hint)
+        if value not in options:
+            raise ConfigError(f"{where}: '{name}' is {value!r}; it takes one of {', '.join(map(str, options))}")
+        return value
+    if hint is typing.Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where}: '{name}' takes {_KINDS.get(hint, hint.__name__)}, not {_kind(value)} ({value!r})")
+    return value
+
+
+def _sources(value: Any, where: Where) -> tuple[SourceSettings, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ConfigError(
+            f"{where}: 'sources' takes a list, not {_kind(value)}", "Write:\nsources:\n  - name: docs\n    path: docs"
+        )
+    found: dict[str, SourceSettings] = {}
+    for i, item in enumerate(value):
+        here = where.at(i)
+        if not isinstance(item, dict):
+            raise ConfigError(f"{here}: a source takes keys (name, connector, ...), not {_kind(item)}")
+        options = dict(item)
+        name, connector = options.pop("name", None), options.pop("connector", "files")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+            raise ConfigError(
+                f"{here.at('name') if name else here}: a source needs a name of letters, digits, '-', '_' and '.', not {name!r}"
+            )
+        if not isinstance(connector, str):
+            raise ConfigError(f"{here.at('connector')}: 'connector' takes text, not {_kind(connector)}")
+        if name in found:
+            raise ConfigError(f"{here.at('name')}: two sources are named '{name}'; names must differ")
+        found[name] = SourceSettings(name, connector, options, here)
+    return tuple(found.values())
+
+
+def _check_ranges(settings: Settings, where: Where) -> None:
+    checks = [
+        (("parse", "workers"), 0 <= settings.parse.workers <= 256, "0 to 256"),
+        (("parse", "timeout"), settings.parse.timeout > 0, "more than 0 seconds"),
+        (("parse", "memory_mb"), settings.parse.memory_mb >= 256, "at least 256"),
+        (("chunk", "size"), settings.chunk.size >= 8, "at least 8 tokens"),
+        (("chunk", "overlap"), 0 <= settings.chunk.overlap <= settings.chunk.size // 2, "0 to half of chunk.size"),
+        (("release", "keep"), settings.release.keep >= 1, "at least 1"),
+        (("release", "max_delete"), 0 <= settings.release.max_delete <= 1, "a share from 0 to 1"),
+        (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),
+        (("store", "collection"), bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", settings.store.collection)),
+         "letters, digits, '-' and '_'"),
+    ]  # fmt: skip
+    for path, good, want in checks:
+        if not good:
+            raise ConfigError(f"{where.at(path[0]).at(path[1])}: '{'.'.join(path)}' takes {want}")
+
+
+def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    lines: dict[tuple[str, ...], int] = {}
+
+    def build(node: Any, path: tuple[str, ...]) -> Any:
+        lines[path] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            found: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = str(loader.construct_object(key_node))
+                if key in found:
+                    raise ConfigError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice")
+                found[key] = build(value_node, (*path, key))
+                lines[(*path, key)] = key_node.start_mark.line + 1
+            return found
+        if isinstance(node, yaml.SequenceNode):
+            return [build(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        return loader.construct_object(node)
+
+    try:
+        node = loader.get_single_node()
+        value = build(node, ()) if node is not None else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    finally:
+        loader.dispose()
+    lines.pop((), None)
+    return value, Where(name, lines)
+
+
+_KINDS: Mapping[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "keys", list: "a list", type(None): "nothing"}
+    return names.get(type(value)) or _KINDS.get(type(value), type(value).__name__)
