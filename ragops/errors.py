@@ -54,6 +54,13 @@ class FetchError(RagopsError):
         self.code = code
         self.transient = transient
 
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return _rebuilt, (type(self), self.message, self.hint, self.code, self.transient)
+
+
+class Vanished(FetchError):
+    """A source was there when it was listed and is gone: deleted, not broken."""
+
 
 class ParseError(RagopsError):
     """One source could not be parsed; `code` is one of `types.REJECT_CODES`."""
@@ -64,11 +71,13 @@ class ParseError(RagopsError):
         self.transient = transient
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
-        return _parse_error, (self.message, self.hint, self.code, self.transient)
+        return _rebuilt, (type(self), self.message, self.hint, self.code, self.transient)
 
 
-def _parse_error(message: str, hint: str, code: str, transient: bool) -> ParseError:
-    return ParseError(message, hint, code=code, transient=transient)
+def _rebuilt(
+    cls: type[FetchError] | type[ParseError], message: str, hint: str, code: str, transient: bool
+) -> FetchError | ParseError:
+    return cls(message, hint, code=code, transient=transient)
 
 
 class ModelError(RagopsError):
