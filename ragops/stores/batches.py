@@ -1,0 +1,127 @@
+"""Points and vectors, checked before any engine sees them.
+
+Engines accept NaN, infinity and zero vectors in silence and may apply half of a bad batch.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ragops.errors import StoreError
+from ragops.types import Point
+
+if TYPE_CHECKING:
+    from ragops.types import Vectors
+
+BATCH = 500  # points
+BATCH_BYTES = 8 << 20  # of payload; Qdrant refuses requests above 32 MiB
+PAYLOAD_BYTES = 1 << 20  # of one point
+HINT = "Nothing was published. This is a fault in the dataset: `ragops ingest --rebuild` makes it anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    points: list[Point]
+    payloads: list[str]  # JSON
+    vectors: Vectors  # float32 (len(points), dim), unit length
+
+
+def batches(add: Iterable[tuple[Point, Sequence[float]]], dim: int) -> Iterator[Batch]:
+    """Checked batches of bounded size. Raises StoreError at the first bad point; ids must not come twice."""
+    seen: set[bytes] = set()
+    points: list[Point] = []
+    payloads: list[str] = []
+    vectors: list[Sequence[float]] = []
+    size = 0
+    for point, vector in add:
+        id = _point_id(point.point_id)
+        if id in seen:
+            raise StoreError(f"point {point.point_id} was given twice", HINT)
+        seen.add(id)
+        payload = _payload(point)
+        points.append(point)
+        payloads.append(payload)
+        vectors.append(vector)
+        size += len(payload)
+        if len(points) == BATCH or size >= BATCH_BYTES:
+            yield Batch(points, payloads, _unit(points, vectors, dim))
+            points, payloads, vectors, size = [], [], [], 0
+    if points:
+        yield Batch(points, payloads, _unit(points, vectors, dim))
+
+
+def _point_id(text: str) -> bytes:
+    try:
+        id = uuid.UUID(text)
+    except (ValueError, AttributeError, TypeError):
+        raise StoreError(f"point id {text!r} is not a UUID", HINT) from None
+    if str(id) != text:
+        raise StoreError(f"point id {text!r} is not written in the canonical form {id}", HINT)
+    return id.bytes
+
+
+def check_ids(ids: Iterable[str]) -> Iterator[str]:
+    for text in ids:
+        _point_id(text)
+        yield text
+
+
+def _payload(point: Point) -> str:
+    for key, value in (("chunk_id", point.chunk_id), ("document_id", point.document_id)):
+        if point.payload.get(key) != value:
+            raise StoreError(
+                f"point {point.point_id}: its payload's {key} is {point.payload.get(key)!r}, not {value!r}", HINT
+            )
+    if not isinstance(point.payload.get("text"), str):
+        raise StoreError(f"point {point.point_id} has no text in its payload", HINT)
+    payload = dict(point.payload)
+    _plain(point.point_id, "payload", payload)
+    try:
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"point {point.point_id}: its payload cannot be stored: {error}", HINT) from None
+    if size > PAYLOAD_BYTES:
+        raise StoreError(
+            f"point {point.point_id}: its payload has {size:,} bytes; {PAYLOAD_BYTES:,} are possible", HINT
+        )
+    return text
+
+
+def _plain(point_id: str, where: str, value: Any) -> None:
+    """JSON would turn a key 1 into "1" and a tuple into a list: what is read back must be what was written."""
+    if isinstance(value, str) or value is None or isinstance(value, (bool, float)):
+        return
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise StoreError(f"point {point_id}: {where} is an integer of more than 64 bits", HINT)
+    elif isinstance(value, list):
+        for item in value:
+            _plain(point_id, where, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise StoreError(f"point {point_id}: {where} has the key {key!r}, which is not text", HINT)
+            _plain(point_id, f"{where}.{key}", item)
+    else:
+        raise StoreError(f"point {point_id}: {where} is a {type(value).__name__}, which JSON does not have", HINT)
+
+
+def _unit(points: Sequence[Point], vectors: Sequence[Sequence[float]], dim: int) -> Vectors:
+    import numpy as np
+
+    for point, vector in zip(points, vectors, strict=True):
+        if len(vector) != dim:
+            raise StoreError(f"point {point.point_id}: its vector has {len(vector)} dimensions, not {dim}", HINT)
+    rows = np.asarray(vectors, dtype=np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if len(bad):
+        point = points[int(bad[0])]
+        raise StoreError(f"point {point.point_id}: its vector holds NaN or infinity, or has no length", HINT)
+    unit: Vectors = (rows / norms[:, None]).astype(np.float32)
+    return unit

@@ -1,0 +1,536 @@
+"""Releases in sealed folders of Qdrant Edge: `<root>/<collection>/releases/00000042/` and `<root>/<collection>/LIVE`.
+
+A folder is a release if and only if it has a manifest.json, which is written last. Folders without one are what a dead
+attempt left; the next write discards them. See `manifest.Manifest` for what a seal says.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragops.errors import DiskFull, RagopsError, SpaceMismatch, StoreError, UsageError
+from ragops.stores import files, manifest
+from ragops.stores.batches import BATCH, Batch, batches, check_ids
+from ragops.stores.edge_process import SPACE_HINT, Writer
+from ragops.stores.edge_reader import EdgeReader
+from ragops.stores.edge_writer import INDEXED_FROM, settings
+from ragops.stores.manifest import MEND, Damaged, Manifest
+from ragops.types import Point, Release
+
+if TYPE_CHECKING:
+    import polars as pl
+
+RESERVE = 8 << 20  # bytes of disk that stay free
+ROW_BYTES = 3_000  # of disk per point beside its vectors: payload, sparse vector, indexes (measured: 2,900)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SHARD, _POINTS, _MANIFEST, _LOCK = "shard", "points.parquet", "manifest.json", "LOCK"
+_UNSEALED = {"edge_config.json"}  # rewritten by every load
+
+
+def _ignore(_: int) -> None:
+    return None
+
+
+class EdgeStore:
+    """The embedded store of one collection. Opening it touches nothing; it may be shared by threads and forked."""
+
+    def __init__(self, root: Path, collection: str = "main", *, reserve: int | None = RESERVE) -> None:
+        """`reserve` is what stays free on the disk, in bytes; None checks no free space (file systems with quotas)."""
+        if not _NAME.fullmatch(collection):
+            raise UsageError(
+                f"{collection!r} is no name for a collection",
+                "Use up to 64 letters, digits, '-', '_' and '.', with a letter or digit first.",
+            )
+        self.root = Path(root)
+        self.collection = collection
+        self._folder = self.root / collection
+        self._releases = self._folder / "releases"
+        self._reserve = reserve
+
+    # ------------------------------------------------------------ reading
+    def releases(self) -> list[Release]:
+        """Sealed releases, oldest first. One whose manifest is damaged is left out; `check` tells of it."""
+        found = []
+        for number in self._numbers():
+            try:
+                found.append(self._manifest(number).release)
+            except Damaged:
+                continue
+        return found
+
+    def live(self) -> Release | None:
+        """The release that readers get. Raises StoreError where LIVE or its release is damaged."""
+        number = self._live_number()
+        return None if number is None else self._manifest(number).release
+
+    def open(self, number: int | None = None) -> EdgeReader:
+        """The live release, or the numbered one, locked against removal. Raises StoreError."""
+        while True:
+            chosen = self._live_number() if number is None else number
+            if chosen is None:
+                raise StoreError(f"Nothing is published in {self._folder} yet.", "Run `ragops ingest` first.")
+            try:
+                return self._open(chosen)
+            except FileNotFoundError:
+                if number is not None or self._live_number() == chosen:
+                    raise self._missing(chosen) from None
+                # Another was published and this one pruned between two lines of ours: take that one.
+
+    def point_ids(self, number: int) -> Iterator[str]:
+        """Ids of a sealed release, sorted, without opening the engine."""
+        yield from self._rows(number, ["point_id"])["point_id"]
+
+    def point_rows(self, number: int) -> Iterator[tuple[str, str, str, str]]:
+        """(point_id, chunk_id, document_id, vector_key) of a sealed release, sorted by the first."""
+        yield from self._rows(number, None).iter_rows()
+
+    def work(self, number: int) -> dict[str, int]:
+        """What sealing a release cost: `copied_bytes` of the base, points `added` and `deleted`."""
+        return dict(self._manifest(number).work)
+
+    def check(self, number: int | None = None) -> list[str]:
+        """Compare a sealed release, or all of them and LIVE, with their checksums. Empty: all is well."""
+        if number is not None:
+            return self._check(number)
+        found = [problem for each in self._numbers() for problem in self._check(each)]
+        try:
+            self.live()
+        except RagopsError as error:
+            found.append(error.message)
+        return found
+
+    # ------------------------------------------------------------ writing
+    def write(
+        self,
+        release: Release,
+        *,
+        base: int | None,
+        delete: Iterable[str],
+        add: Iterable[tuple[Point, Sequence[float]]],
+        progress: Callable[[int], None] = _ignore,
+    ) -> Release:
+        """Seal a new release: `base` (or nothing) less `delete` plus `add`. Nothing is published.
+
+        Vectors are sequences of `release.space.dim` numbers of any length but zero; they are stored as float32 of unit
+        length. `progress` gets the number of points written so far. Raises StoreError, DiskFull, SpaceMismatch; then,
+        as after any other exception out of the iterables, no release exists and the live one is untouched.
+        """
+        if release.number < 1:
+            raise StoreError(f"{release.number} is no number for a release: they count from 1.")
+        with self._writing() as lock:
+            folder = self._path(release.number)
+            with _disk_errors(self._folder):
+                self._discard_drafts()
+                if folder.exists():
+                    raise StoreError(
+                        f"Release {release.number} exists already in {self._releases}.", "Use a new number."
+                    )
+                before = None if base is None else self._base(base, release)
+                self._check_space(release, before)
+            try:
+                return self._write(folder, release, before, delete, add, progress, lock)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    def publish(self, number: int) -> None:
+        """Make a sealed release the live one, in one atomic step. Raises StoreError."""
+        with self._writing(), _disk_errors(self._folder):
+            try:
+                self._sound(number)
+            except FileNotFoundError:
+                raise self._missing(number) from None
+            files.write_atomic(self._folder / "LIVE", f"{number}\n".encode())
+
+    def remove(self, number: int, *, timeout: float = 30.0) -> None:
+        """Delete a sealed release that is not live. Waits `timeout` seconds for its readers, then raises StoreError."""
+        with self._writing(), _disk_errors(self._folder):
+            folder = self._path(number)
+            if not self._sealed(folder):
+                raise self._missing(number)
+            if self._live_number() == number:
+                raise StoreError(f"Release {number} is live and stays.", "Publish another one first.")
+            try:
+                with files.locked(folder / _LOCK, exclusive=True, timeout=timeout):
+                    self._unseal(folder)
+            except FileNotFoundError:  # no LOCK, so no reader either
+                self._unseal(folder)
+            except TimeoutError:
+                raise StoreError(
+                    f"Release {number} is in use: a reader has kept it open for {timeout:g} s.",
+                    "Close the processes that read it, or try again later.",
+                ) from None
+
+    # ------------------------------------------------------------ below
+    def _path(self, number: int) -> Path:
+        return self._releases / f"{number:08d}"
+
+    def _numbers(self) -> list[int]:
+        try:
+            names = os.listdir(self._releases)
+            return sorted(int(name) for name in names if name.isdigit() and self._sealed(self._releases / name))
+        except FileNotFoundError:
+            return []
+        except PermissionError as error:
+            raise _forbidden(error) from error
+
+    def _sealed(self, folder: Path) -> bool:
+        return (folder / _MANIFEST).exists()  # raises PermissionError: a folder we cannot see into is no draft
+
+    def _live_number(self) -> int | None:
+        try:
+            text = (self._folder / "LIVE").read_text()
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise _forbidden(error) from error
+        except UnicodeDecodeError:
+            text = "?"
+        if not text.strip().isdigit():
+            raise Damaged(f"{self._folder / 'LIVE'} is damaged: it names no release.", MEND)
+        return int(text)
+
+    def _missing(self, number: int) -> StoreError:
+        there = ", ".join(str(each) for each in self._numbers()) or "none"
+        return StoreError(f"There is no release {number} in {self._releases} (there: {there}).", MEND)
+
+    def _manifest(self, number: int) -> Manifest:
+        path = self._path(number) / _MANIFEST
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise self._missing(number) from None
+        except PermissionError as error:
+            raise _forbidden(error) from error
+        except ValueError as error:
+            raise Damaged(f"{path} is damaged: {error}", MEND) from error
+        found = manifest.load(value, str(path))
+        if found.release.number != number:
+            raise Damaged(f"{path} is that of release {found.release.number}: its folder was renamed.", MEND)
+        return found
+
+    def _sound(self, number: int) -> Manifest:
+        """The manifest, after a quick look: every file is there in its size. Raises FileNotFoundError if unsealed."""
+        folder = self._path(number)
+        if not self._sealed(folder):
+            raise FileNotFoundError(folder)
+        seal = self._manifest(number)
+        for name, (size, _) in seal.files.items():
+            try:
+                actual = os.stat(folder / name).st_size
+            except FileNotFoundError:
+                # The engine drops a segment in silence when one of its files is gone: never let it see this.
+                raise self._damaged(folder, f"{name} is missing") from None
+            except PermissionError as error:
+                raise _forbidden(error) from error
+            if actual != size:
+                raise self._damaged(folder, f"{name} has {actual:,} bytes instead of {size:,}")
+        return seal
+
+    def _damaged(self, folder: Path, what: str) -> Damaged:
+        return Damaged(f"Release {int(folder.name)} is damaged: {what} (in {folder}).", MEND)
+
+    def _open(self, number: int) -> EdgeReader:
+        folder = self._path(number)
+        try:
+            lock = files.lock(folder / _LOCK, exclusive=False, timeout=5.0)
+        except TimeoutError:
+            raise FileNotFoundError(folder) from None  # being removed
+        except FileNotFoundError:
+            if not self._sealed(folder):
+                raise
+            (folder / _LOCK).touch()  # someone tidied it away
+            lock = files.lock(folder / _LOCK, exclusive=False, timeout=5.0)
+        except PermissionError as error:
+            raise _forbidden(error) from error
+        try:
+            return EdgeReader(folder, self._sound(number), lock)
+        except BaseException:
+            files.unlock(lock)
+            raise
+
+    def _check(self, number: int) -> list[str]:
+        folder = self._path(number)
+        try:
+            seal = self._sound(number)
+        except FileNotFoundError:
+            return [self._missing(number).message]
+        except RagopsError as error:
+            return [error.message]
+        found = [
+            f"Release {number} is damaged: {name} does not have its checksum (in {folder})."
+            for name, (_, expected) in seal.files.items()
+            if files.checksum(folder / name) != expected
+        ]
+        known = set(seal.files)
+        found.extend(
+            f"Release {number} is damaged: {_SHARD}/{name} does not belong to it (in {folder})."
+            for name in files.walk(folder / _SHARD)
+            if name not in _UNSEALED and f"{_SHARD}/{name}" not in known
+        )
+        return found
+
+    def _rows(self, number: int, columns: list[str] | None) -> pl.DataFrame:
+        import polars as pl
+
+        path = self._path(number) / _POINTS
+        if not self._sealed(self._path(number)):
+            raise self._missing(number)
+        try:
+            return pl.read_parquet(path, columns=columns)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StoreError(f"{path} cannot be read: {error}", MEND) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[int]:
+        """The store's own lock. The writing process holds it too, so a draft is never swept away under one."""
+        try:
+            self._releases.mkdir(parents=True, exist_ok=True)
+            path = self._folder / "WRITER"
+            path.touch(exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"The disk under {self._folder} is full: {error.strerror}.", SPACE_HINT) from error
+            raise StoreError(
+                f"The store in {self._folder} cannot be written: {error.strerror} ({error.filename!r}).",
+                "Check the folder's owner and permissions, and that its disk is not mounted read-only.",
+            ) from error
+        try:
+            fd = files.lock(path, exclusive=True, timeout=10.0)
+        except TimeoutError:
+            raise StoreError(
+                f"Another process is writing to the store in {self._folder}.",
+                f"Wait for it; `fuser {path}` names it.",
+            ) from None
+        try:
+            yield fd
+        finally:
+            files.unlock(fd)
+
+    def _discard_drafts(self) -> None:
+        for name in os.listdir(self._releases):
+            folder = self._releases / name
+            if name.isdigit() and not self._sealed(folder):
+                shutil.rmtree(folder)
+        for stray in self._folder.glob(".LIVE.*.tmp"):
+            stray.unlink()
+
+    def _unseal(self, folder: Path) -> None:
+        (folder / _MANIFEST).unlink()  # from here on it is a draft, whatever happens
+        files.sync(folder)
+        shutil.rmtree(folder)
+
+    def _base(self, number: int, release: Release) -> Manifest:
+        try:
+            seal = self._sound(number)
+        except FileNotFoundError:
+            raise self._missing(number) from None
+        old = seal.release
+        if old.space.fingerprint != release.space.fingerprint or old.space.dim != release.space.dim:
+            raise SpaceMismatch(
+                f"release {release.number} is of the space {release.space.fingerprint[:12]} ({release.space.model}), "
+                f"its base {number} of {old.space.fingerprint[:12]} ({old.space.model})",
+                "A new space needs a clean build: base=None.",
+            )
+        if old.avg_len != release.avg_len:
+            raise StoreError(
+                f"release {release.number} has avg_len {release.avg_len}, its base {number} has {old.avg_len}",
+                "avg_len is fixed per collection; another one needs a clean build: base=None.",
+            )
+        return seal
+
+    def _check_space(self, release: Release, before: Manifest | None) -> None:
+        if self._reserve is None:
+            return
+        held = 0 if before is None else files.allocated(self._path(before.release.number))
+        old = 0 if before is None else before.release.points
+        need = held + max(0, release.points - old) * (release.space.dim * 5 + ROW_BYTES)
+        if release.points - old > release.points // 10 and release.points >= INDEXED_FROM:
+            need *= 2  # an index is built beside what it replaces
+        free = files.free_bytes(self._folder)
+        if free < need + self._reserve:
+            raise DiskFull(
+                f"The disk under {self._folder} is too full for release {release.number}: "
+                f"about {need + self._reserve:,} bytes are needed, {free:,} are free.",
+                SPACE_HINT,
+            )
+
+    def _write(
+        self,
+        folder: Path,
+        release: Release,
+        before: Manifest | None,
+        delete: Iterable[str],
+        add: Iterable[tuple[Point, Sequence[float]]],
+        progress: Callable[[int], None],
+        lock: int,
+    ) -> Release:
+        with _disk_errors(self._folder):
+            (folder / _SHARD).mkdir(parents=True)
+            copied = 0 if before is None else self._copy(before, folder)
+        config = {
+            "path": str(folder / _SHARD),
+            "dim": release.space.dim,
+            "avg_len": release.avg_len,
+            "base": before is not None,
+            "reserve": self._reserve,
+        }
+        frames: list[pl.DataFrame] = []
+        deleted: list[str] = []
+        writer = Writer(folder, config, lock)
+        try:
+            for some in _chunks(check_ids(delete), BATCH):
+                writer.send(b"D", json.dumps(some))
+                deleted.extend(some)
+            for batch in batches(add, release.space.dim):
+                writer.send(b"A", _rows_json(batch), batch.vectors.tobytes())
+                frames.append(_index(batch))
+                progress(writer.written)
+            rows = self._merged(before, deleted, frames)
+            if len(rows) != release.points:
+                raise StoreError(
+                    f"release {release.number} was to have {release.points:,} points, but base, delete and add give "
+                    f"{len(rows):,}",
+                    "Nothing was published. `ragops ingest --rebuild` builds it from the dataset.",
+                )
+            count = writer.finish()
+            progress(writer.written)
+        finally:
+            writer.close()
+        if count != release.points:
+            raise StoreError(
+                f"release {release.number} has {count:,} points on disk instead of {release.points:,}",
+                "Nothing was published. Run it again; `ragops doctor` checks the store.",
+            )
+        work = {"copied_bytes": copied, "added": writer.written, "deleted": len(deleted)}
+        deletes = bool(deleted) or (before is not None and before.deletes)
+        with _disk_errors(self._folder):
+            return self._seal(folder, release, rows, deletes, work)
+
+    def _seal(self, folder: Path, release: Release, rows: pl.DataFrame, deletes: bool, work: dict[str, int]) -> Release:
+        rows.write_parquet(folder / _POINTS, compression="zstd")
+        (folder / _LOCK).touch()
+        sealed = replace(release, collection=self.collection)
+        seal = Manifest(sealed, _engine(release), self._checksums(folder), deletes, work)
+        files.sync_tree(folder)
+        files.write_atomic(folder / _MANIFEST, json.dumps(manifest.dump(seal), indent=1, ensure_ascii=False).encode())
+        files.sync(self._releases)
+        return sealed
+
+    def _copy(self, before: Manifest, folder: Path) -> int:
+        """The base's shard, checked against its seal on the way: damage must not be sealed anew."""
+        source = self._path(before.release.number)
+        copied = 0
+        for name in [
+            *(name for name in before.files if name.startswith(f"{_SHARD}/")),
+            *sorted(f"{_SHARD}/{name}" for name in _UNSEALED),
+        ]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            checksum, size = files.copy_sparse(source / name, folder / name)
+            copied += size
+            if name in before.files and checksum != before.files[name][1]:
+                raise self._damaged(source, f"{name} does not have its checksum")
+        for base, _, _ in os.walk(source / _SHARD):  # empty folders too
+            (folder / os.path.relpath(base, source)).mkdir(parents=True, exist_ok=True)
+        return copied
+
+    def _merged(self, before: Manifest | None, deleted: list[str], added: list[pl.DataFrame]) -> pl.DataFrame:
+        """The rows of points.parquet, sorted. Raises StoreError for what does not fit together."""
+        import polars as pl
+
+        empty = pl.DataFrame(schema=dict.fromkeys(("point_id", "chunk_id", "document_id", "vector_key"), pl.String))
+        old = empty if before is None else self._rows(before.release.number, None)
+        gone = pl.DataFrame({"point_id": deleted}, schema={"point_id": pl.String}).unique()
+        unknown = gone.join(old, on="point_id", how="anti")
+        if len(unknown):
+            raise StoreError(
+                f"{len(unknown):,} points to delete are not in the base, such as {min(unknown['point_id'].to_list())}",
+                "Nothing was published. `ragops ingest --rebuild` builds the release from the dataset.",
+            )
+        new = pl.concat([empty, *added])
+        rows = pl.concat([old.join(gone, on="point_id", how="anti"), new]).sort("point_id")
+        if rows["point_id"].n_unique() != len(rows):
+            twice = rows.filter(pl.col("point_id").is_duplicated())["point_id"].to_list()[0]
+            raise StoreError(
+                f"point {twice} is in the base already and was added again without being deleted",
+                "Nothing was published. `ragops ingest --rebuild` builds the release from the dataset.",
+            )
+        return rows
+
+    def _checksums(self, folder: Path) -> dict[str, tuple[int, str]]:
+        names = [f"{_SHARD}/{name}" for name in files.walk(folder / _SHARD) if name not in _UNSEALED]
+        return {
+            name: (os.stat(folder / name).st_size, files.checksum(folder / name)) for name in sorted([*names, _POINTS])
+        }
+
+
+def _forbidden(error: OSError) -> StoreError:
+    return StoreError(
+        f"{error.filename!r} cannot be read: {error.strerror}", "Give this user read and write permission to the store."
+    )
+
+
+def _chunks(ids: Iterator[str], size: int) -> Iterator[list[str]]:
+    some: list[str] = []
+    for id in ids:
+        some.append(id)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _rows_json(batch: Batch) -> str:
+    return (
+        "[" + ",".join(f'["{p.point_id}",{text}]' for p, text in zip(batch.points, batch.payloads, strict=True)) + "]"
+    )
+
+
+def _index(batch: Batch) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame(
+        {
+            "point_id": [point.point_id for point in batch.points],
+            "chunk_id": [point.chunk_id for point in batch.points],
+            "document_id": [point.document_id for point in batch.points],
+            "vector_key": [point.vector_key for point in batch.points],
+        },
+        schema=dict.fromkeys(("point_id", "chunk_id", "document_id", "vector_key"), pl.String),
+    )
+
+
+def _engine(release: Release) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    from ragops.stores import bm25
+
+    return {
+        "name": "qdrant-edge",
+        "version": version("qdrant-edge-py"),
+        "index": settings(release.space.dim),
+        "bm25": {"language": bm25.LANGUAGE, "k": bm25.K1, "b": bm25.B, "avg_len": release.avg_len},
+    }
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """A full disk by its name, wherever it shows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or "No space left" in str(error):
+            raise DiskFull(f"The disk under {folder} is full: {error}.", SPACE_HINT) from error
+        raise StoreError(
+            f"The store in {folder} failed: {error}", "Check the folder's owner and permissions, and its disk."
+        ) from error

@@ -1,0 +1,176 @@
+"""The process that writes a draft shard: `python -m ragops.stores.edge_writer PARENT_PID`.
+
+It is a process of its own because the engine holds the GIL while it works, dies of SIGBUS when the disk is full, and
+may be killed for memory: the parent turns each of that into an error. It never outlives its parent.
+
+Frames on stdin are a letter and two lengths (JSON, raw bytes), then both: C settings, D ids to delete, A points to add
+as [[id, payload], ...] with their float32 vectors, E the end. Answers on stdout are JSON lines.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ragops.stores import bm25, files
+
+HEADER = struct.Struct("<cII")
+DENSE = "dense"
+SPARSE = "bm25"
+INDEXED_FROM = 10_000  # points; below it an exact scan is fast enough, and exact
+INDEXED_FIELDS = ("tenant", "groups", "document_id", "source", "uri")
+HNSW_M = 16
+HNSW_EF = 100
+FULL_SCAN_KB = 1000  # a filter that leaves less than this is scanned
+QUANTILE = 0.99  # of int8
+
+
+class NoSpace(Exception):
+    """Too little free space to go on."""
+
+
+def frame(kind: bytes, value: str, raw: bytes = b"") -> bytes:
+    text = value.encode()
+    return HEADER.pack(kind, len(text), len(raw)) + text + raw
+
+
+def settings(dim: int) -> dict[str, Any]:
+    """What a manifest says about the index."""
+    return {
+        "dim": dim,
+        "indexed_from": INDEXED_FROM,
+        "hnsw": {"m": HNSW_M, "ef_construct": HNSW_EF, "full_scan_kb": FULL_SCAN_KB},
+        "int8": {"quantile": QUANTILE},
+        "fields": list(INDEXED_FIELDS),
+    }
+
+
+def main() -> None:
+    _die_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump onto a disk that may be full
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever the engine prints is no answer
+
+    def tell(answer: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    try:
+        _serve(sys.stdin.buffer, tell)
+    except (BrokenPipeError, EOFError):
+        os._exit(1)  # the parent is gone or gave up: so is the draft
+    except NoSpace as error:
+        tell({"no_space": str(error)})
+    except BaseException as error:  # a Rust panic is a BaseException
+        tell({"error": f"{type(error).__name__}: {error}"})
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)  # it went before the line above
+
+
+def _read(stream: BinaryIO) -> tuple[bytes, Any, bytes]:
+    kind, text, raw = HEADER.unpack(_exactly(stream, HEADER.size))
+    return kind, json.loads(_exactly(stream, text)), _exactly(stream, raw)
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data
+
+
+def _serve(stream: BinaryIO, tell: Callable[[Mapping[str, Any]], None]) -> None:
+    import qdrant_edge as edge
+
+    _, config, _ = _read(stream)
+    path = Path(config["path"])
+    dim: int = config["dim"]
+    reserve: int | None = config["reserve"]
+    encoder = bm25.Bm25(config["avg_len"])
+    operation = edge.UpdateOperation
+    _need(path, 0, reserve)
+    if config["base"]:
+        shard = edge.EdgeShard.load(str(path))
+    else:
+        shard = edge.EdgeShard.create(str(path), _edge_config(edge, dim))
+        for name in INDEXED_FIELDS:
+            shard.update(operation.create_field_index(name, edge.KeywordIndexParams(is_tenant=name == "tenant")))
+    written = 0
+    while True:
+        kind, value, raw = _read(stream)
+        _need(path, 4 * len(raw), reserve)
+        if kind == b"D":
+            shard.update(operation.delete_points(value))
+        elif kind == b"A":
+            vectors = array.array("f", raw)
+            points = []
+            for row, (id, payload) in enumerate(value):
+                named: dict[str, Any] = {DENSE: vectors[row * dim : (row + 1) * dim].tolist()}
+                tokens, weights = encoder.document(bm25.text_of(payload))
+                if tokens:
+                    named[SPARSE] = edge.SparseVector(tokens, weights)
+                points.append(edge.Point(id, named, payload))
+            shard.update(operation.upsert_points(points))
+            written += len(points)
+            tell({"written": written})
+        else:
+            break
+    points_now = shard.count(edge.CountRequest(exact=True))
+    if points_now >= INDEXED_FROM and written > points_now // 10:
+        _need(path, files.allocated(path), reserve)  # an index is built beside the old segments
+    shard.optimize()
+    shard.flush()
+    shard.close()
+    # The first load after writing takes in the journals; from then on the files stay as they are.
+    shard = edge.EdgeShard.load(str(path))
+    count = shard.count(edge.CountRequest(exact=True))
+    shard.close()
+    tell({"done": count})
+
+
+def _edge_config(edge: Any, dim: int) -> Any:
+    return edge.EdgeConfig(
+        vectors={
+            DENSE: edge.EdgeVectorParams(
+                size=dim,
+                distance=edge.Distance.Cosine,
+                hnsw_config=edge.HnswIndexConfig(m=HNSW_M, ef_construct=HNSW_EF, full_scan_threshold=FULL_SCAN_KB),
+                quantization_config=edge.ScalarQuantizationConfig(
+                    type=edge.ScalarType.Int8, memory=edge.Memory.Pinned, quantile=QUANTILE
+                ),
+            )
+        },
+        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+        # One segment, so that the threshold (in KB of vectors) is one in points.
+        optimizers=edge.EdgeOptimizersConfig(
+            indexing_threshold=max(1, INDEXED_FROM * dim * 4 // 1024), default_segment_number=1
+        ),
+        wal_enabled=False,  # cannot be changed later; without it any number of processes can read
+    )
+
+
+def _need(path: Path, size: int, reserve: int | None) -> None:
+    if reserve is None:
+        return
+    free = files.free_bytes(path.parent)
+    if free < size + reserve:
+        raise NoSpace(f"{free:,} bytes free, {size + reserve:,} needed to go on")
+
+
+if __name__ == "__main__":
+    main()

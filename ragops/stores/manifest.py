@@ -1,0 +1,71 @@
+"""A release as JSON: what a sealed folder or a server's meta collection says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ragops.errors import SchemaError, StoreError
+from ragops.types import Release, Space
+
+SCHEMA = 1
+
+
+class Damaged(StoreError):
+    """What is on disk is not what was sealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The seal of a release. `files` maps a path in the folder to its size in bytes and checksum."""
+
+    release: Release
+    engine: Mapping[str, Any]  # name, version and index settings
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    deletes: bool = False  # points were deleted since the last clean build: IDF must be told what to count
+    work: Mapping[str, int] = field(default_factory=dict)  # copied_bytes, added, deleted
+
+
+def dump(manifest: Manifest) -> dict[str, Any]:
+    value = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
+    return {**value, "seal": _seal(value)}
+
+
+def load(value: Any, where: str) -> Manifest:
+    """Raises SchemaError for a newer one, Damaged for a damaged one."""
+    try:
+        schema = value["schema"]
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise SchemaError(
+                f"{where} was written by a newer ragops (schema {schema}, this one reads {SCHEMA})",
+                "Upgrade: pip install -U ragops",
+            )
+        if value["seal"] != _seal({key: item for key, item in value.items() if key != "seal"}):
+            raise ValueError("its seal does not fit its content")
+        release = dict(value["release"])
+        space = Space(**release.pop("space"))
+        return Manifest(
+            release=Release(space=space, **release),
+            engine=value["engine"],
+            files={name: (int(size), str(checksum)) for name, (size, checksum) in value["files"].items()},
+            deletes=value["deletes"],
+            work=value["work"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{where} is damaged: {error}", MEND) from error
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    # Through JSON once, so that a tuple and the list it comes back as are the same.
+    text = json.dumps(json.loads(json.dumps(value, ensure_ascii=False)), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+MEND = (
+    "`ragops ingest --rebuild` builds a sound release from the dataset; "
+    "`ragops rollback` goes back to an older release."
+)
