@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import re
 import types
 import typing
@@ -45,8 +44,7 @@ class EmbedSettings:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    url: str | None = None  # a Qdrant server; null: embedded in the workspace
-    api_key: str | None = None  # env:NAME
+    url: str | None = None  # a Qdrant server (its key: QDRANT_API_KEY); null: embedded in the workspace
     collection: str = "main"
 
 
@@ -117,7 +115,7 @@ def parse(text: str, name: str = FILE) -> Settings:
     version = value.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
         raise ConfigError(
-            f"{where.at('version')}: this workspace was made by a newer ragops (version {version}; this one knows {VERSION})",
+            f"{where.at('version')}: this workspace is of a newer ragops (version {version}; this one knows {VERSION})",
             "Upgrade: pip install -U ragops",
         )
     sources = _sources(value.pop("sources", None), where.at("sources"))
@@ -138,9 +136,10 @@ def bind(cls: type[T], value: Any, where: Where, also: tuple[str, ...] = ()) -> 
     found: dict[str, Any] = {}
     for key, item in value.items():
         if key not in fields:
+            valid = sorted({*fields, *also})
             raise ConfigError(
-                f"{where.at(key)}: unknown key '{'.'.join((*where.path, str(key)))}'{nearest(str(key), [*fields, *also])}",
-                f"Valid keys here: {', '.join(sorted({*fields, *also}))}",
+                f"{where.at(key)}: unknown key '{'.'.join((*where.path, str(key)))}'{nearest(str(key), valid)}",
+                f"Valid keys here: {', '.join(valid)}",
             )
         found[key] = _convert(hints[key], item, where.at(key))
     for name, f in fields.items():
@@ -148,21 +147,6 @@ def bind(cls: type[T], value: Any, where: Where, also: tuple[str, ...] = ()) -> 
         if required and name not in found:
             raise ConfigError(f"{where}: the key '{'.'.join((*where.path, name))}' is missing")
     return cls(**found)
-
-
-def secret(value: str | None, name: str) -> str | None:
-    """The value of `env:NAME`. Secrets never stand in files, so anything else is refused."""
-    if value is None:
-        return None
-    if not value.startswith("env:"):
-        raise ConfigError(
-            f"{name}: a secret must not stand in {FILE}",
-            f"Put it into an environment variable and write '{name}: env:NAME'",
-        )
-    found = os.environ.get(value[4:])
-    if not found:
-        raise ConfigError(f"{name}: the environment variable {value[4:]} is not set", f"export {value[4:]}=...")
-    return found
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -224,9 +208,8 @@ def _sources(value: Any, where: Where) -> tuple[SourceSettings, ...]:
         options = dict(item)
         name, connector = options.pop("name", None), options.pop("connector", "files")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-            raise ConfigError(
-                f"{here.at('name') if name else here}: a source needs a name of letters, digits, '-', '_' and '.', not {name!r}"
-            )
+            place = here.at("name") if name else here
+            raise ConfigError(f"{place}: a source needs a name of letters, digits, '-', '_' and '.', not {name!r}")
         if not isinstance(connector, str):
             raise ConfigError(f"{here.at('connector')}: 'connector' takes text, not {_kind(connector)}")
         if name in found:

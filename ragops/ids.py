@@ -60,8 +60,9 @@ def parse_key(raw_sha: str, media_type: str, encoding: str | None, parser: str) 
     return composite("parse", [raw_sha, media_type, encoding, parser])
 
 
-def vector_key(embed_text_sha: str, space: str, numerics: str) -> str:
-    return composite("vector", [embed_text_sha, space, numerics])
+def vector_key(embed_text_sha: str, space: str) -> str:
+    """Without the numerics: those are recorded and watched, so a vector made on a GPU serves a CPU run too."""
+    return composite("vector", [embed_text_sha, space])
 
 
 def point_id(chunk: str, payload_sha: str) -> str:

@@ -94,8 +94,15 @@ class Reject:
 class Scan(Protocol):
     """One pass over a source. `complete` and `containers` are right once the iteration has ended."""
 
-    complete: bool  # False: something could not be listed, so nothing may be deleted because of this scan
-    containers: Mapping[str, str]  # container uri -> token, for connectors whose files hold many sources
+    @property
+    def complete(self) -> bool:
+        """False: something could not be listed, so nothing may be deleted because of this scan."""
+        ...
+
+    @property
+    def containers(self) -> Mapping[str, str]:
+        """Container uri -> token, for connectors whose files hold many sources."""
+        ...
 
     def __iter__(self) -> Iterator[Entry | Unchanged | Reject]: ...
 
@@ -103,7 +110,8 @@ class Scan(Protocol):
 class Connector(Protocol):
     """A named place that sources come from."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def scan(self, known: Callable[[str], str | None]) -> Scan:
         """List sources in a stable order. `known(container)` is the token last seen of a container."""
@@ -157,8 +165,10 @@ class Parsed:
 class Parser(Protocol):
     """Bytes to blocks. Runs in a worker process that may be killed."""
 
-    name: str
-    media_types: Sequence[str]
+    @property
+    def name(self) -> str: ...
+    @property
+    def media_types(self) -> Sequence[str]: ...
 
     def fingerprint(self) -> str:
         """Changes whenever the same bytes may give another text: versions and settings."""
@@ -232,8 +242,15 @@ class Space:
 class Tokenizer(Protocol):
     """The embedder's own tokenizer, without truncation."""
 
-    special_tokens: int  # added around every text (2 for BERT: [CLS], [SEP])
-    fingerprint: str  # sha256 of its definition
+    @property
+    def special_tokens(self) -> int:
+        """Added around every text (2 for BERT: [CLS], [SEP])."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of its definition."""
+        ...
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Per text, the code-point span of each token, special tokens left out."""
@@ -247,9 +264,15 @@ class Tokenizer(Protocol):
 class Embedder(Protocol):
     """Texts to vectors of one space. Never truncates in silence."""
 
-    space: Space
-    numerics: str  # dtype, runtime and device, such as "float32/torch-2.13/cpu"
-    tokenizer: Tokenizer
+    @property
+    def space(self) -> Space: ...
+    @property
+    def numerics(self) -> str:
+        """Dtype, runtime and device, such as "float32/torch-2.13/cpu"."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Documents to float32 (len(texts), dim), in the order given. Prompts are added here."""
@@ -293,7 +316,8 @@ Filter: TypeAlias = Mapping[str, Any]
 class Reader(Protocol):
     """One sealed release, open for reading. Close it; shared with any number of other readers."""
 
-    release: Release
+    @property
+    def release(self) -> Release: ...
 
     def search(
         self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
@@ -342,6 +366,10 @@ class Store(Protocol):
 
     def publish(self, number: int) -> None:
         """Make a sealed release the live one, in one atomic step."""
+        ...
+
+    def check(self, number: int) -> list[str]:
+        """What is wrong with a sealed release, by its counts and checksums; empty when nothing is."""
         ...
 
     def remove(self, number: int) -> None:

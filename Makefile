@@ -1,0 +1,38 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+QUESTION ?= How do I roll back a release?
+
+.PHONY: demo test test-fast check install install-dev clean
+
+demo: install ## ingest docs/ and ask it a question
+	$(BIN)/ragops ingest
+	$(BIN)/ragops search "$(QUESTION)" -k 3
+
+test: install-dev ## everything, the slow tests too
+	$(BIN)/python -m pytest
+
+test-fast: install-dev ## what takes seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+check: install-dev ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/.installed
+install-dev: .venv/.installed-dev
+
+# torch first and pinned: an unpinned one may bring gigabytes of CUDA packages
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[ingest]"
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[ingest,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .ragops data

@@ -1,0 +1,356 @@
+"""Documents, chunks, vectors and rejects as parquet: the artefact that a release is loaded from.
+
+Documents and chunks stand in hash-prefix shards whose file names carry their content's hash, vectors in immutable
+segments. `dataset.json` names the files that count and is replaced last, in one step: a crash leaves the old dataset
+or the new one. A chunk's text is not written twice: it is `document.text[start:end]`.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragops import ids
+from ragops.errors import SchemaError, StoreError
+from ragops.types import Chunk, Document, Metadata, Point
+from ragops_pipelines import shards
+from ragops_pipelines.state import Cache, State
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCHEMA = 1
+SEGMENT_ROWS = 8192
+
+
+class Dataset:
+    """`data/dataset` of a workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "dataset.json"
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What `dataset.json` says, or None where there is no dataset. Raises SchemaError, StoreError."""
+        try:
+            found = json.loads(self.file.read_text("utf-8"))
+            schema = found["schema"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.file} is damaged: {error}", "Run `ragops ingest --rebuild`.") from error
+        if schema > SCHEMA:
+            raise SchemaError(
+                f"{self.file} was written by a newer ragops (schema {schema}; this one knows {SCHEMA})",
+                "Upgrade: pip install -U ragops",
+            )
+        return dict(found)
+
+    # ------------------------------------------------------------------ writing
+    def write(self, state: State, cache: Cache, recipe: Mapping[str, str], fingerprint: str, *, rebuild: bool) -> int:
+        """Merge the staged documents of this run with the dataset on disk. Returns the bytes written.
+
+        `state` already says what the dataset must hold; `work.gone` names the documents that left or changed.
+        """
+        for part in ("documents", "chunks", "vectors", "rejects"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        old = None if rebuild else self.manifest()
+        old_count = old["shards"] if old else 1
+        count = shards.shard_count(state.documents())
+        gone = {row[0] for row in state.db.execute("SELECT document_id FROM work.gone")}
+        staged: dict[int, list[str]] = {}
+        for document, prefix in state.db.execute("SELECT document_id, prefix FROM work.staged ORDER BY document_id"):
+            staged.setdefault(prefix % count, []).append(document)
+        everything = old is None or count != old_count
+        touched = range(count) if everything else sorted({*staged, *(shards.prefix(d) % count for d in gone)})
+        files: dict[str, dict[str, str]] = {
+            part: {} if old is None or everything else dict(old[part]) for part in ("documents", "chunks")
+        }
+        written = 0
+        for shard in touched:
+            new = [_staged(state, document) for document in staged.get(shard, ())]
+            for part, rows in (
+                ("documents", [document for document, _ in new]),
+                ("chunks", [chunk for _, chunks in new for chunk in chunks]),
+            ):
+                frame = _frame(part, rows)
+                if old is not None:
+                    frame = self._merged(frame, part, old, shard, count, gone)
+                files[part].pop(f"{shard:03x}", None)
+                if not frame.is_empty():
+                    name, size = self._write_named(frame, part, f"{shard:03x}")
+                    files[part][f"{shard:03x}"] = name
+                    written += size
+        segments, size = self._write_vectors(state, cache, rebuild=old is None)
+        written += size + self._write_rejects(state)
+        manifest = {
+            "schema": SCHEMA,
+            "fingerprint": fingerprint,
+            "recipe": dict(recipe),
+            "shards": count,
+            "counts": {"documents": state.documents(), "chunks": state.count("points")},
+            **files,
+            "vectors": segments,
+        }
+        for part in ("documents", "chunks", "vectors", "rejects"):
+            shards.sync_folder(self.folder / part)
+        draft = self.file.with_name(".dataset.json.tmp")
+        draft.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+        shards.replace_durably(draft, self.file)
+        shards.sync_folder(self.folder)
+        self._sweep(manifest)
+        return written + self.file.stat().st_size
+
+    def _merged(
+        self, frame: pl.DataFrame, part: str, old: Mapping[str, Any], shard: int, count: int, gone: set[str]
+    ) -> pl.DataFrame:
+        import polars as pl
+
+        frames = [frame]
+        for source in shards.sources_of(shard, count, old["shards"]):
+            name = old[part].get(f"{source:03x}")
+            if name is None:
+                continue
+            rows = self._read(part, name)
+            keep = [shards.prefix(d) % count == shard and d not in gone for d in rows["document_id"]]
+            frames.append(rows.filter(pl.Series(keep, dtype=pl.Boolean)))
+        keys = ["document_id"] if part == "documents" else ["document_id", "nth"]
+        return pl.concat(frames).sort(keys)
+
+    def _write_named(self, frame: pl.DataFrame, part: str, name: str) -> tuple[str, int]:
+        draft = self.folder / part / f".{name}.tmp"
+        frame.write_parquet(draft, compression="zstd", compression_level=1, statistics=False)
+        data = draft.read_bytes()
+        final = f"{name}-{ids.short(ids.sha256(data))}.parquet"
+        shards.replace_durably(draft, self.folder / part / final)
+        return final, len(data)
+
+    def _write_vectors(self, state: State, cache: Cache, *, rebuild: bool) -> tuple[list[str], int]:
+        """New vectors to new segments; all of them again when a quarter of what is stored is dead."""
+        db = state.db
+        if not rebuild:
+            live = db.execute("SELECT count(DISTINCT vector_key) FROM points").fetchone()[0]
+            stored = state.count("stored")
+            fresh = db.execute(
+                "SELECT count(DISTINCT vector_key) FROM points WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
+            ).fetchone()[0]
+            rebuild = stored + fresh - live > stored // 4
+        names = set() if rebuild else {row[0] for row in db.execute("SELECT DISTINCT segment FROM stored")}
+        query = "SELECT DISTINCT vector_key FROM points"
+        if not rebuild:
+            query += " WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
+        keys = [row[0] for row in db.execute(query + " ORDER BY vector_key")]
+        found: list[tuple[str, str]] = []
+        written = 0
+        for i in range(0, len(keys), SEGMENT_ROWS):
+            some = keys[i : i + SEGMENT_ROWS]
+            vectors = self.vectors(state, cache, some)
+            name, size = self._write_named(_vector_frame(some, [vectors[k] for k in some]), "vectors", "segment")
+            found += [(key, name) for key in some]
+            names.add(name)
+            written += size
+        if rebuild:
+            db.execute("DELETE FROM stored")
+        db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", found)
+        return sorted(names), written
+
+    def _write_rejects(self, state: State) -> int:
+        import polars as pl
+
+        names = ["uri", "source", "raw_sha", "stage", "code", "reason", "hint", "transient"]
+        schema = {name: pl.Boolean if name == "transient" else pl.String for name in names}
+        rows = [[reject[name] for name in names] for reject in state.rejects()]
+        file = self.folder / "rejects" / "rejects.parquet"
+        shards.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), file)
+        return file.stat().st_size
+
+    def _sweep(self, manifest: Mapping[str, Any]) -> None:
+        """Remove the files of older datasets and of dead runs."""
+        for part in ("documents", "chunks", "vectors"):
+            wanted = set(manifest[part] if part == "vectors" else manifest[part].values())
+            for file in (self.folder / part).iterdir():
+                if file.name not in wanted:
+                    file.unlink()
+
+    # ------------------------------------------------------------------ reading
+    def _read(self, part: str, name: str) -> pl.DataFrame:
+        import polars as pl
+
+        file = self.folder / part / name
+        try:
+            data = file.read_bytes()
+            if ids.short(ids.sha256(data)) != name.rpartition("-")[2].removesuffix(".parquet"):
+                raise StoreError(
+                    f"{file} is damaged: its content does not match its name", "Run `ragops ingest --rebuild`."
+                )
+            return pl.read_parquet(data)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StoreError(f"{file} cannot be read: {error}", "Run `ragops ingest --rebuild`.") from error
+
+    def points(self, wanted: Mapping[str, set[str]] | None = None) -> Iterator[Point]:
+        """Points as a store keeps them, shard by shard; `wanted`: document id -> point ids, None for all."""
+        import polars as pl
+
+        manifest = self.manifest()
+        if manifest is None:
+            return
+        chosen = None if wanted is None else {f"{shards.prefix(d) % manifest['shards']:03x}" for d in wanted}
+        for shard, name in sorted(manifest["documents"].items()):
+            if (chosen is not None and shard not in chosen) or shard not in manifest["chunks"]:
+                continue
+            documents = self._read("documents", name)
+            chunks = self._read("chunks", manifest["chunks"][shard])
+            if wanted is not None:
+                documents = documents.filter(pl.col("document_id").is_in(list(wanted)))
+            by_id = {row["document_id"]: row for row in documents.iter_rows(named=True)}
+            for row in chunks.iter_rows(named=True):
+                document = by_id.get(row["document_id"])
+                if document is None or (wanted is not None and row["point_id"] not in wanted[row["document_id"]]):
+                    continue
+                text = document["text"][row["start"] : row["end"]]
+                body = payload(document, row["chunk_id"], row["heading"], row["page"], row["start"], row["end"], text)
+                body["payload_sha"] = row["payload_sha"]
+                yield Point(row["point_id"], row["chunk_id"], row["document_id"], row["vector_key"], body)
+
+    def vectors(self, state: State, cache: Cache, keys: Sequence[str]) -> dict[str, array[float]]:
+        """key -> float32 (dim,), from the cache or else from the segments. Raises StoreError when one is nowhere."""
+        found = cache.vectors(keys)
+        missing = [key for key in keys if key not in found]
+        if missing:
+            import polars as pl
+
+            marks = ",".join("?" * len(missing))
+            names = state.db.execute(f"SELECT DISTINCT segment FROM stored WHERE vector_key IN ({marks})", missing)
+            for (name,) in list(names):
+                rows = self._read("vectors", name).filter(pl.col("vector_key").is_in(missing))
+                for key, vector in rows.iter_rows():
+                    found[key] = array("f", vector)
+        lost = next((key for key in keys if key not in found), None)
+        if lost is not None:
+            raise StoreError(f"the vector {ids.short(lost)} is missing", "Run `ragops ingest --rebuild`.")
+        return found
+
+
+def payload(
+    document: Mapping[str, Any],
+    chunk_id: str,
+    heading: Sequence[str],
+    page: int | None,
+    start: int,
+    end: int,
+    text: str,
+) -> dict[str, Any]:
+    """What the store keeps of a chunk, without its own hash (see CONVENTIONS)."""
+    return {
+        "chunk_id": chunk_id,
+        "document_id": document["document_id"],
+        "uri": document["uri"],
+        "source": document["source"],
+        "title": document["title"],
+        "heading": list(heading),
+        "page": page,
+        "start": start,
+        "end": end,
+        "text": text,
+        "tenant": document["tenant"],
+        "groups": list(document["groups"]),
+        "meta": json.loads(document["fields"]),
+    }
+
+
+def document_row(document: Document) -> dict[str, Any]:
+    """A document as the dataset writes it."""
+    parsed, metadata = document.parsed, document.metadata
+    return {
+        "document_id": document.document_id,
+        "uri": document.uri,
+        "source": document.source,
+        "raw_sha": document.raw_sha,
+        "version": document.version,
+        "title": document.title,
+        "text": parsed.text,
+        "spans": json.dumps([[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans], separators=(",", ":")),
+        "tenant": metadata.tenant,
+        "groups": list(metadata.groups),
+        "fields": json.dumps(dict(metadata.fields), sort_keys=True, ensure_ascii=False, separators=(",", ":")),
+        "parser": parsed.parser,
+    }
+
+
+def chunk_rows(document: Mapping[str, Any], chunks: Iterable[Chunk], space: str) -> list[dict[str, Any]]:
+    """Chunks under their identities. Equal texts in one document are told apart by their order."""
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for nth, chunk in enumerate(chunks):
+        embed_sha = ids.sha256_text(chunk.embed_text)
+        again = seen[embed_sha] = seen.get(embed_sha, -1) + 1
+        chunk_id = ids.chunk_id(document["document_id"], embed_sha, again)
+        body = payload(document, chunk_id, chunk.heading, chunk.page, chunk.start, chunk.end, chunk.text)
+        # meta may hold floats, which a composite refuses: its JSON text goes in instead
+        payload_sha = ids.composite("payload", {**body, "meta": document["fields"]})
+        rows.append(
+            {
+                "document_id": document["document_id"],
+                "nth": nth,
+                "chunk_id": chunk_id,
+                "point_id": ids.point_id(chunk_id, payload_sha),
+                "start": chunk.start,
+                "end": chunk.end,
+                "heading": list(chunk.heading),
+                "page": chunk.page,
+                "embed_sha": embed_sha,
+                "vector_key": ids.vector_key(embed_sha, space),
+                "payload_sha": payload_sha,
+            }
+        )
+    return rows
+
+
+def merge_metadata(seen: Metadata, inside: Mapping[str, Any]) -> Metadata:
+    """What the connector says wins over what the document says of itself (its front matter)."""
+    fields = dict(inside)
+    title, tenant, groups = fields.pop("title", None), fields.pop("tenant", None), fields.pop("groups", None)
+    if isinstance(groups, str):
+        groups = [groups]
+    return Metadata(
+        seen.title or (title if isinstance(title, str) else None),
+        seen.tenant or (tenant if isinstance(tenant, str) else ""),
+        seen.groups or (tuple(str(g) for g in groups) if isinstance(groups, list) else ()),
+        {**fields, **seen.fields},
+    )
+
+
+def _staged(state: State, document: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    row = state.db.execute("SELECT document, chunks FROM work.staged WHERE document_id = ?", (document,)).fetchone()
+    return json.loads(row[0]), json.loads(row[1])
+
+
+def _frame(part: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    import polars as pl
+
+    text, number, texts = pl.String, pl.Int64, pl.List(pl.String)
+    schemas: dict[str, dict[str, Any]] = {
+        "documents": {
+            "document_id": text, "uri": text, "source": text, "raw_sha": text, "version": text, "title": text,
+            "text": text, "spans": text, "tenant": text, "groups": texts, "fields": text, "parser": text,
+        },
+        "chunks": {
+            "document_id": text, "nth": number, "chunk_id": text, "point_id": text, "start": number, "end": number,
+            "heading": texts, "page": number, "embed_sha": text, "vector_key": text, "payload_sha": text,
+        },
+    }  # fmt: skip
+    key = (lambda r: r["document_id"]) if part == "documents" else (lambda r: (r["document_id"], r["nth"]))
+    return pl.DataFrame(sorted(rows, key=key), schema=schemas[part], orient="row")
+
+
+def _vector_frame(keys: Sequence[str], vectors: Sequence[array[float]]) -> pl.DataFrame:
+    import numpy as np
+    import polars as pl
+
+    matrix = np.array(vectors, dtype=np.float32)
+    return pl.DataFrame(
+        {"vector_key": keys, "vector": pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))},
+    )

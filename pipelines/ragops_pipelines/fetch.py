@@ -1,0 +1,145 @@
+"""From what a scan found to parsed sources: read, recognise what is unchanged or already parsed, parse the rest."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from ragops import ids
+from ragops.errors import FetchError, ParseError, StoreError
+from ragops.types import Connector, Entry, Parsed, Reject, Source
+from ragops_pipelines.job import Job
+from ragops_pipelines.ledger import Ledger
+from ragops_pipelines.parse import Limits, ParserPool, parser_fingerprint
+from ragops_pipelines.state import Known, metadata_to_json
+
+GROUP_TEXT = 1 << 18  # characters that are worth one tokenizer call
+SERVED = ("document_id", "doc_raw_sha", "doc_parse_key", "doc_metadata", "version", "digest", "chunks")
+
+
+def groups(job: Job, ledger: Ledger, *, everything: bool) -> Iterator[list[tuple[Known, Parsed]]]:
+    """Parsed sources, in groups that are worth one tokenizer call. `everything`: unchanged documents too, from
+    their remembered parses (after a change of chunker or model)."""
+    group: list[tuple[Known, Parsed]] = []
+    size = 0
+    for known, parsed in _parsed(job, ledger, everything):
+        group.append((known, parsed))
+        size += len(parsed.text)
+        if size >= GROUP_TEXT or len(group) >= 64:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def limits(job: Job) -> Limits:
+    parse = job.settings.parse
+    return Limits(seconds=parse.timeout, memory=parse.memory_mb << 20)
+
+
+def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known, Parsed]]:
+    remembered: deque[Known] = deque()  # read, and parsed by an earlier run
+    todo = ledger.changes.todo
+    with ParserPool(job.settings.parse.workers or _cores(), limits(job)) as pool:
+        results = pool.parse_many(_fetched(job, ledger, remembered, everything))
+        while True:
+            with ledger.timed("parse"):
+                item = next(results, None)
+            while remembered:
+                known = remembered.popleft()
+                yield known, _remembered(job, known.parse_key)
+            if item is None:
+                break
+            known, result = item
+            if isinstance(result, ParseError):
+                reason = Reject(
+                    known.uri, known.source, "parse", result.code, result.message, result.hint, known.raw_sha,
+                    result.transient,
+                )  # fmt: skip
+                ledger.reject(reason, known)
+            else:
+                job.cache.save_parse(known.parse_key or "", result)
+                yield known, result
+        if everything:
+            yield from _unread(job, ledger, pool, {entry.uri for _, entry in todo})
+
+
+def _fetched(
+    job: Job, ledger: Ledger, remembered: deque[Known], everything: bool
+) -> Iterator[tuple[Known, bytes, str, str | None]]:
+    """Read; hand on what must be parsed and put what is already parsed into `remembered`."""
+    for done, (connector, entry) in enumerate(ledger.changes.todo):
+        ledger.progress("sources", done, len(ledger.changes.todo))
+        before = job.state.known(entry.uri)
+        try:
+            with ledger.timed("fetch"):
+                source = connector.fetch(entry)
+        except FetchError as error:
+            reason = Reject(
+                entry.uri, connector.name, "fetch", error.code, error.message, error.hint, None, error.transient
+            )
+            ledger.reject(reason, before, entry)
+            continue
+        ledger.bytes_read += len(source.data)
+        known = _known(connector, entry, source, before)
+        if before is not None and not everything and _same(before, known) and entry.uri not in job.options.retry:
+            before.token, before.settled, before.container = known.token, known.settled, known.container
+            ledger.read(before)  # touched only
+            continue
+        job.snapshot.stage(job.state, known.raw_sha or "", source.data)
+        if job.cache.has_parse(known.parse_key or ""):
+            remembered.append(known)
+        else:
+            yield known, source.data, source.media_type, source.encoding
+
+
+def _known(connector: Connector, entry: Entry, source: Source, before: Known | None) -> Known:
+    raw_sha = ids.sha256(source.data)
+    key = ids.parse_key(raw_sha, source.media_type, source.encoding, parser_fingerprint(source.media_type))
+    known = Known(
+        entry.uri, connector.name, source.token, source.settled, entry.container, raw_sha, len(source.data),
+        source.media_type, source.encoding, metadata_to_json(source.metadata), key, False,
+    )  # fmt: skip
+    if before is not None:  # what it serves until the new content has passed
+        for name in SERVED:
+            setattr(known, name, getattr(before, name))
+    return known
+
+
+def _same(before: Known, known: Known) -> bool:
+    """The same content under the same parser; a transient reject is never taken for a result."""
+    unchanged = (before.raw_sha, before.parse_key, before.metadata) == (known.raw_sha, known.parse_key, known.metadata)
+    return unchanged and (before.settled if before.rejected else before.document_id is not None)
+
+
+def _remembered(job: Job, key: str | None) -> Parsed:
+    parsed = job.cache.parse(key or "")
+    if parsed is None:
+        raise StoreError("the cache lost a parse while it was in use", "Run `ragops ingest` again.")
+    return parsed
+
+
+def _unread(job: Job, ledger: Ledger, pool: ParserPool, read: set[str]) -> Iterator[tuple[Known, Parsed]]:
+    """Documents that this run did not read, from the remembered parse or else from the snapshot's bytes."""
+    gone = set(ledger.changes.removed)
+    for known in list(job.state.sources()):
+        if known.document_id is None or known.uri in gone:
+            continue
+        current = ledger.updated(known.uri) or known
+        if known.uri in read and not current.rejected:
+            continue
+        parsed = job.cache.parse(known.doc_parse_key or "")
+        if parsed is None:
+            data = job.snapshot.read(known.doc_raw_sha or "")
+            item = (known, data, known.media_type or "", known.encoding)
+            _, result = next(pool.parse_many([item]))
+            if isinstance(result, ParseError):
+                raise result
+            parsed = result
+        yield current, parsed
+
+
+def _cores() -> int:
+    import os
+
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,98 @@
+"""What one run works on, what it was asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ragops.config import Settings
+from ragops.errors import RagopsError
+from ragops.types import Connector, Store
+from ragops_pipelines.dataset import Dataset
+from ragops_pipelines.snapshot import Snapshot
+from ragops_pipelines.state import Cache, State
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Progress: `done` of `total` (where known) in a stage; `share` of the bytes to read, 0 to 1."""
+
+    stage: str
+    done: int
+    total: int | None = None
+    share: float | None = None
+
+
+Progress = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run. `retry`: URIs of rejects to read again; `rehash`: trust no change token;
+    `rebuild`: read and write everything again."""
+
+    allow_deletes: bool = False
+    rebuild: bool = False
+    rehash: bool = False
+    retry: Collection[str] = ()
+
+
+@dataclass(slots=True)
+class Job:
+    """The parts that a run works on."""
+
+    settings: Settings
+    connectors: Sequence[Connector]
+    dropped: Collection[str]  # sources that were configured once and are no more
+    source_settings: Mapping[str, str]  # source name -> hash of its settings
+    state: State
+    cache: Cache
+    snapshot: Snapshot
+    dataset: Dataset
+    store: Store
+    models: Path
+    options: Options
+    tell: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an ingest would do; `seconds` is an estimate from earlier runs here, None before the first."""
+
+    sources: Mapping[str, int]  # seen, new, to_read, removed, unchanged, rejected
+    read_bytes: int
+    recipe_changed: Sequence[str]  # of "parser", "chunker", "model"
+    removed: Sequence[str]
+    incomplete: Sequence[str]
+    seconds: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an ingest did. `sources`: seen = added + changed + unchanged + rejected."""
+
+    release: int
+    fingerprint: str
+    sources: Mapping[str, int]
+    chunks: Mapping[str, int]
+    vectors: Mapping[str, int]
+    seconds: Mapping[str, float]
+    bytes_written: Mapping[str, int] = field(default_factory=dict)
+    incomplete: Sequence[str] = ()
+    noop: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class HeldBack(RagopsError):
+    """More would be deleted than `release.max_delete` allows without consent."""
+
+
+class NothingPassed(RagopsError):
+    """Not one source gave text, so there is nothing to release."""

@@ -1,0 +1,75 @@
+"""From the dataset to a sealed release: what the base holds, less what left, plus what came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from ragops.types import Point, Release, Space
+from ragops_pipelines.job import Job
+from ragops_pipelines.ledger import Ledger
+
+
+def load(job: Job, ledger: Ledger, number: int, base: Release | None, space: Space, *, in_step: bool) -> Release:
+    """Seal release `number` of the dataset on disk. Publishes nothing.
+
+    `in_step`: `base` holds exactly what the state held before this run, so the change is known; else all its ids
+    are compared.
+    """
+    state, store = job.state, job.store
+    delete: list[str] = []
+    add: dict[str, set[str]] | None = None  # document -> point ids; None: every point
+    if base is not None:
+        delete, add = _difference(job, base, in_step=in_step)
+    count = state.count("points") if add is None else sum(map(len, add.values()))
+    release = Release(
+        number=number,
+        collection=job.settings.store.collection,
+        fingerprint=state.get("fingerprint"),
+        space=space,
+        numerics=" ".join(state.get("numerics") or []),
+        points=state.count("points"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        avg_len=base.avg_len if base else max(1, job.settings.chunk.size // 2),
+        notes={"incomplete": list(ledger.changes.incomplete)} if ledger.changes.incomplete else {},
+    )
+    with ledger.timed("load"):
+        ledger.progress("load", 0, count)
+        return store.write(
+            release,
+            base=base.number if base else None,
+            delete=delete,
+            add=_points(job, add),
+            progress=lambda done: ledger.progress("load", done, count),
+        )
+
+
+def _difference(job: Job, base: Release, *, in_step: bool) -> tuple[list[str], dict[str, set[str]]]:
+    db = job.state.db
+    if in_step:
+        have, want = "work.old", "work.wanted"
+    else:
+        db.executemany("INSERT INTO work.base VALUES (?)", ((point,) for point in job.store.point_ids(base.number)))
+        have, want = "work.base", "points"
+    delete = [row[0] for row in db.execute(f"SELECT point_id FROM {have} EXCEPT SELECT point_id FROM {want}")]
+    add: dict[str, set[str]] = {}
+    missing = f"SELECT document_id, point_id FROM {want} WHERE point_id NOT IN (SELECT point_id FROM {have})"
+    for document, point in db.execute(missing):
+        add.setdefault(document, set()).add(point)
+    return delete, add
+
+
+def _points(job: Job, add: Mapping[str, set[str]] | None) -> Iterator[tuple[Point, Sequence[float]]]:
+    batch: list[Point] = []
+    for point in job.dataset.points(add) if add is None or add else ():
+        batch.append(point)
+        if len(batch) == 256:
+            yield from _with_vectors(job, batch)
+            batch = []
+    yield from _with_vectors(job, batch)
+
+
+def _with_vectors(job: Job, batch: Sequence[Point]) -> Iterator[tuple[Point, Sequence[float]]]:
+    found = job.dataset.vectors(job.state, job.cache, [point.vector_key for point in batch])
+    for point in batch:
+        yield point, found[point.vector_key]

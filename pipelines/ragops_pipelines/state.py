@@ -1,0 +1,345 @@
+"""What a workspace knows between runs: stdlib sqlite3, so that a no-op costs no import.
+
+`State` is what was seen and done (the last recorded run); `Cache` is what can be computed again (parses by content,
+vectors by text). Losing the cache costs time, never correctness; losing the state costs one full comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragops.errors import SchemaError, StoreError
+from ragops.types import Metadata, Parsed, Reject, Span
+
+if TYPE_CHECKING:
+    from ragops.types import Vectors
+
+SCHEMA = 1
+
+_STATE = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources (
+    uri TEXT PRIMARY KEY, source TEXT NOT NULL, token TEXT NOT NULL, settled INTEGER NOT NULL, container TEXT NOT NULL,
+    raw_sha TEXT, size INTEGER, media_type TEXT, encoding TEXT, metadata TEXT, parse_key TEXT,
+    rejected INTEGER NOT NULL,
+    -- the document that it gave: after a reject, of the last content that passed
+    document_id TEXT, doc_raw_sha TEXT, doc_parse_key TEXT, doc_metadata TEXT, version TEXT, digest TEXT, chunks INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS containers (uri TEXT PRIMARY KEY, source TEXT NOT NULL, token TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS points (
+    document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL, vector_key TEXT NOT NULL,
+    PRIMARY KEY (document_id, nth)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stored (vector_key TEXT PRIMARY KEY, segment TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rejects (
+    uri TEXT PRIMARY KEY, source TEXT NOT NULL, stage TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL,
+    hint TEXT NOT NULL, raw_sha TEXT, transient INTEGER NOT NULL, first_seen TEXT NOT NULL, attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, started TEXT NOT NULL, finished TEXT, outcome TEXT, summary TEXT);
+"""
+
+# The run in progress: what will be written, dropped when the next run starts.
+_WORK = """
+CREATE TABLE work.staged (document_id TEXT PRIMARY KEY, prefix INTEGER NOT NULL, document BLOB NOT NULL,
+    chunks BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX work.by_prefix ON staged (prefix);
+CREATE TABLE work.objects (sha TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE work.gone (document_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE work.old (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE work.wanted (point_id TEXT PRIMARY KEY, document_id TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+_CACHE = """
+CREATE TABLE IF NOT EXISTS parses (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(slots=True)
+class Known:
+    """One row of `sources`: what the last recorded run knew of a source."""
+
+    uri: str
+    source: str
+    token: str
+    settled: bool
+    container: str
+    raw_sha: str | None
+    size: int | None
+    media_type: str | None
+    encoding: str | None
+    metadata: str | None
+    parse_key: str | None
+    rejected: bool
+    document_id: str | None = None
+    doc_raw_sha: str | None = None
+    doc_parse_key: str | None = None
+    doc_metadata: str | None = None
+    version: str | None = None
+    digest: str | None = None
+    chunks: int | None = None
+
+
+_KNOWN = ", ".join(Known.__dataclass_fields__)
+_KNOWN_MARKS = ", ".join("?" * len(Known.__dataclass_fields__))
+
+
+class State:
+    """The workspace's own memory. One writer at a time (the caller holds the workspace's lock)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.db = _connect(folder / "state.db")
+        try:
+            version = self.db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA:
+                raise SchemaError(
+                    f"{folder / 'state.db'} was written by a newer ragops (schema {version}; this one knows {SCHEMA})",
+                    "Upgrade: pip install -U ragops",
+                )
+            if version < SCHEMA:
+                self.db.executescript(_STATE)
+                self.db.execute(f"PRAGMA user_version = {SCHEMA}")
+        except sqlite3.DatabaseError as error:
+            self.db.close()
+            raise _damaged(folder / "state.db", error) from error
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    # -- single values
+    def get(self, key: str) -> Any:
+        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, value: Any) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
+    # -- sources
+    def tokens(self) -> dict[str, tuple[str, bool, bool, str]]:
+        """uri -> (token, settled, rejected, container): all that a no-op has to compare."""
+        rows = self.db.execute("SELECT uri, token, settled, rejected, container FROM sources")
+        return {uri: (token, bool(settled), bool(rejected), box) for uri, token, settled, rejected, box in rows}
+
+    def known(self, uri: str, table: str = "main.sources") -> Known | None:
+        row = self.db.execute(f"SELECT {_KNOWN} FROM {table} WHERE uri = ?", (uri,)).fetchone()
+        return _known(row) if row else None
+
+    def sources(self) -> Iterator[Known]:
+        return map(_known, self.db.execute(f"SELECT {_KNOWN} FROM sources ORDER BY uri"))
+
+    def save_source(self, known: Known, table: str = "main.sources") -> None:
+        values = [getattr(known, name) for name in Known.__dataclass_fields__]
+        self.db.execute(f"INSERT OR REPLACE INTO {table} ({_KNOWN}) VALUES ({_KNOWN_MARKS})", values)
+
+    def stored_vectors(self, keys: Iterable[str]) -> set[str]:
+        """Of `keys`, those whose vectors stand in the dataset's segments."""
+        found: set[str] = set()
+        for some in _batches(list(keys), 500):
+            marks = ",".join("?" * len(some))
+            rows = self.db.execute(f"SELECT vector_key FROM stored WHERE vector_key IN ({marks})", some)
+            found.update(key for (key,) in rows)
+        return found
+
+    def container_token(self, uri: str) -> str | None:
+        row = self.db.execute("SELECT token FROM containers WHERE uri = ?", (uri,)).fetchone()
+        return row[0] if row else None
+
+    # -- counts
+    def count(self, table: str) -> int:
+        return int(self.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    def documents(self) -> int:
+        return int(self.db.execute("SELECT count(*) FROM sources WHERE document_id IS NOT NULL").fetchone()[0])
+
+    # -- rejects
+    def rejects(self) -> list[dict[str, Any]]:
+        names = "uri, source, stage, code, reason, hint, raw_sha, transient, first_seen, attempts"
+        rows = self.db.execute(
+            f"SELECT {names}, EXISTS(SELECT 1 FROM sources s WHERE s.uri = rejects.uri AND s.document_id IS NOT NULL)"
+            " FROM rejects ORDER BY uri"
+        )
+        keys = [*names.split(", "), "serves_older"]
+        return [
+            {**dict(zip(keys, row, strict=True)), "transient": bool(row[7]), "serves_older": bool(row[10])}
+            for row in rows
+        ]
+
+    def save_reject(self, reject: Reject, table: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.db.execute(
+            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+            (reject.uri, reject.source, reject.stage, reject.code, reject.reason, reject.hint, reject.raw_sha,
+             reject.transient, now),
+        )  # fmt: skip
+
+    # -- runs
+    def start_run(self, at_least: int) -> int:
+        """Burn a number: it is used once, whether or not the run comes to a release."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        last = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'runs'").fetchone()
+        number = max(at_least, last[0] + 1 if last else 1)
+        self.db.execute("INSERT INTO runs (number, started) VALUES (?, ?)", (number, started))
+        return number
+
+    def end_run(self, number: int, outcome: str, summary: Mapping[str, Any] | None = None) -> None:
+        self.db.execute(
+            "UPDATE runs SET finished = ?, outcome = ?, summary = ? WHERE number = ?",
+            (datetime.now(UTC).isoformat(timespec="seconds"), outcome, json.dumps(summary), number),
+        )
+
+    def last_run(self) -> dict[str, Any] | None:
+        row = self.db.execute(
+            "SELECT number, started, finished, outcome, summary FROM runs ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        if not row:
+            return None
+        return dict(zip(("number", "started", "finished", "outcome"), row, strict=False)) | {
+            "summary": json.loads(row[4]) if row[4] else None
+        }
+
+    # -- the run in progress
+    def start_work(self) -> None:
+        """An empty work area beside the state; it may be lost at any time."""
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            (self.folder / f"work.db{suffix}").unlink(missing_ok=True)
+        self.db.execute("ATTACH DATABASE ? AS work", (str(self.folder / "work.db"),))
+        self.db.execute("PRAGMA work.journal_mode = OFF")
+        self.db.execute("PRAGMA work.synchronous = OFF")
+        self.db.executescript(_WORK)
+        for table, like in (("updated", "sources"), ("rejected", "rejects")):
+            sql = self.db.execute("SELECT sql FROM main.sqlite_master WHERE name = ?", (like,)).fetchone()[0]
+            self.db.execute(sql.replace(f"TABLE {like}", f"TABLE work.{table}"))
+
+    def end_work(self) -> None:
+        self.db.execute("DETACH DATABASE work")
+        (self.folder / "work.db").unlink(missing_ok=True)
+
+
+class Cache:
+    """Results by content: parses and vectors. Committed batch by batch, so that a killed run loses one batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.db = _connect(folder / "cache.db")
+        try:
+            self.db.executescript(_CACHE)
+        except sqlite3.DatabaseError:
+            # It can all be computed again: a damaged cache is dropped, not mourned.
+            self.db.close()
+            (folder / "cache.db").unlink()
+            self.db = _connect(folder / "cache.db")
+            self.db.executescript(_CACHE)
+        self.db.execute("PRAGMA synchronous = OFF")
+
+    def close(self) -> None:
+        self.db.close()
+
+    def has_parse(self, key: str) -> bool:
+        return self.db.execute("SELECT 1 FROM parses WHERE key = ?", (key,)).fetchone() is not None
+
+    def parse(self, key: str) -> Parsed | None:
+        row = self.db.execute("SELECT value FROM parses WHERE key = ?", (key,)).fetchone()
+        return parsed_from_json(zlib.decompress(row[0]).decode()) if row else None
+
+    def save_parse(self, key: str, parsed: Parsed) -> None:
+        blob = zlib.compress(parsed_to_json(parsed).encode("utf-8", "replace"), 1)
+        self.db.execute("INSERT OR REPLACE INTO parses VALUES (?, ?)", (key, blob))
+
+    def missing_vectors(self, keys: Sequence[str]) -> set[str]:
+        missing = set(keys)
+        for some in _batches(list(missing), 500):
+            marks = ",".join("?" * len(some))
+            missing.difference_update(
+                k for (k,) in self.db.execute(f"SELECT key FROM vectors WHERE key IN ({marks})", some)
+            )
+        return missing
+
+    def save_vectors(self, keys: Sequence[str], vectors: Vectors) -> None:
+        """float32 rows under their keys, in one transaction."""
+        self.db.execute("BEGIN")
+        self.db.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+            ((key, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)),
+        )
+        self.db.execute("COMMIT")
+
+    def vectors(self, keys: Sequence[str]) -> dict[str, array[float]]:
+        """key -> float32 array (dim,), for those that are there."""
+        found: dict[str, array[float]] = {}
+        for some in _batches(keys, 500):
+            marks = ",".join("?" * len(some))
+            for key, blob in self.db.execute(f"SELECT key, value FROM vectors WHERE key IN ({marks})", some):
+                found[key] = array("f", blob)
+        return found
+
+
+def parsed_to_json(parsed: Parsed) -> str:
+    spans = [[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans]
+    return json.dumps(
+        [parsed.title, parsed.text, spans, dict(parsed.fields), parsed.parser],
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def parsed_from_json(text: str) -> Parsed:
+    title, body, spans, fields, parser = json.loads(text)
+    return Parsed(title, body, tuple(Span(*s) for s in spans), fields, parser)
+
+
+def metadata_to_json(metadata: Metadata) -> str:
+    """Canonical: its hash is part of a document's version."""
+    value = [metadata.title, metadata.tenant, list(metadata.groups), dict(metadata.fields)]
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def metadata_from_json(text: str) -> Metadata:
+    title, tenant, groups, fields = json.loads(text)
+    return Metadata(title, tenant, tuple(groups), fields)
+
+
+def _known(row: tuple[Any, ...]) -> Known:
+    known = Known(*row)
+    known.settled, known.rejected = bool(known.settled), bool(known.rejected)
+    return known
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        db = sqlite3.connect(file, isolation_level=None, timeout=30)
+        db.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.DatabaseError as error:
+        raise _damaged(file, error) from error
+    return db
+
+
+def _damaged(file: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{file} cannot be read: {error}",
+        f"Move it away and run `ragops ingest`: {file.name} is local state, found again by comparing contents.",
+    )
+
+
+def _batches(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (items[i : i + size] for i in range(0, len(items), size))

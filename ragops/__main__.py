@@ -1,0 +1,3 @@
+from ragops.cli import entry
+
+entry()

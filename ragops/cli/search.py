@@ -1,0 +1,97 @@
+"""ragops search"""
+
+from __future__ import annotations
+
+import json as json_module
+import textwrap
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ragops.cli.options import JsonOption, WorkspaceOption, print_json
+
+if TYPE_CHECKING:
+    from ragops.retrieval.search import Hit
+
+
+def command(
+    query: Annotated[str, typer.Argument(help="The question, in plain words.")],
+    k: Annotated[int | None, typer.Option("-k", help="How many passages; default: search.k of params.yaml.")] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--filter", help="field=value, or a filter as JSON. Again for more; all must hold."),
+    ] = None,
+    release: Annotated[
+        int | None, typer.Option("--release", help="Ask a kept release instead of the live one.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """The best passages for a question, with their citations.
+
+    Examples:
+      ragops search "how do I roll back a release"
+      ragops search "invoices" -k 3 -f source=docs -f meta.lang=en
+      ragops search "invoices" -f '{"page": {"gte": 10}}' --json
+    """
+    from ragops.workspace import Workspace
+
+    with Workspace.open(workspace) as found:
+        results = found.search(query, k, filter=_filter(filter or []), release=release, exact=exact)
+    if json:
+        print_json(results.as_dict())
+        return
+    for rank, hit in enumerate(results.hits, 1):
+        print(f"{rank}. {_citation(hit)}")
+        passage = " ".join(hit.text.split())
+        print(
+            textwrap.fill(
+                textwrap.shorten(passage, 400, placeholder=" ..."), 100, initial_indent="   ", subsequent_indent="   "
+            )
+        )
+    if not results.hits:
+        print("no passage matches" + (" the filter" if filter else ""))
+    print(f"release {results.release}")
+
+
+def _citation(hit: Hit) -> str:
+    path = " > ".join(part for part in (hit.title, *hit.heading) if part)
+    page = f", page {hit.page}" if hit.page is not None else ""
+    return f"{hit.uri}{page}  [{hit.start}:{hit.end}]  {hit.score:.3f}" + (f"\n   {path}" if path else "")
+
+
+def _filter(given: list[str]) -> dict[str, Any] | None:
+    from ragops.errors import UsageError
+
+    merged: dict[str, Any] = {}
+    for item in given:
+        if item.lstrip().startswith("{"):
+            try:
+                found = json_module.loads(item)
+            except ValueError as error:
+                raise UsageError(
+                    f"--filter: not valid JSON: {error}", """Example: -f '{"page": {"gte": 10}}'"""
+                ) from error
+        else:
+            name, equals, value = item.partition("=")
+            if not equals:
+                raise UsageError(f"--filter: {item!r} is neither field=value nor JSON", "Example: -f source=docs")
+            found = {name.strip(): _value(value)}
+        for name in found:
+            if name in merged:
+                raise UsageError(
+                    f"--filter: the field '{name}' is given twice",
+                    f"""Write one: -f '{{"{name}": {{"in": [...]}}}}'""",
+                )
+        merged.update(found)
+    return merged or None
+
+
+def _value(text: str) -> Any:
+    """Numbers and booleans as such, everything else as text; quote it to keep a number as text."""
+    try:
+        value = json_module.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float, bool, str)) else text

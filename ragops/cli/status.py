@@ -1,0 +1,37 @@
+"""ragops status"""
+
+from __future__ import annotations
+
+from ragops.cli.options import JsonOption, WorkspaceOption, print_json, size, table
+
+
+def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """Where the workspace stands: the live release, the sources, the last run, the disk it uses.
+
+    Example: ragops status --json
+    """
+    from ragops.workspace import Workspace
+
+    status = Workspace.open(workspace).status()
+    if json:
+        print_json(status)
+        return
+    print(f"workspace  {status['workspace']}")
+    release = status["release"]
+    if release is None:
+        print("release    none yet; make one: ragops ingest ./docs")
+    else:
+        print(f"release    {release['number']} of {release['created']}, {release['points']} chunks")
+        print(f"dataset    {release['fingerprint'][:12]}")
+        print(f"model      {release['model']} (space {release['space'][:12]}, {release['numerics']})")
+        print(f"kept       {', '.join(map(str, status['releases']))}")
+    if status["sources"]:
+        names = ("name", "sources", "documents", "rejected", "chunks")
+        rows = [tuple(str(source[name]) for name in names) for source in status["sources"]]
+        print(table([("source", *names[1:]), *rows]))
+    last = status["last_run"]
+    if last:
+        print(
+            f"last run   {last['number']} of {last['started']}: {last['outcome'] or 'not ended (running, or killed)'}"
+        )
+    print("disk       " + ", ".join(f"{name} {size(count)}" for name, count in status["disk"].items()))

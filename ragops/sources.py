@@ -1,0 +1,104 @@
+"""A path on the command line to a source of params.yaml: the one that has it, or a new one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ragops import config
+from ragops.config import Settings, SourceSettings, Where
+from ragops.errors import UsageError
+
+RECORDS = {".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"}
+
+
+def match(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings | None, str]:
+    """The source that is or holds `path`, and the part of it that `path` is ("": all). Raises UsageError."""
+    target = path.resolve()
+    if not target.exists():
+        raise UsageError(
+            f"{path}: no such file or folder", "Check the path; `ragops ingest` alone runs the sources it knows."
+        )
+    for source in settings.sources:
+        place = source.options.get("path")
+        if not isinstance(place, str):
+            continue
+        base = (root / place).resolve()
+        if target == base:
+            return source, ""
+        if source.connector == "files" and base in target.parents:
+            return source, target.relative_to(base).as_posix()
+    return None, ""
+
+
+def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str]:
+    """A new source for `path` and the text of params.yaml with it. Raises UsageError."""
+    target = path.resolve()
+    connector = "files"
+    if target.is_file():
+        if target.suffix.lower() not in RECORDS:
+            raise UsageError(
+                f"{path} is a file; ragops ingests folders, or rows of a {', '.join(sorted(RECORDS))} file",
+                f"Ingest its folder: ragops ingest {path.parent}",
+            )
+        connector = "records"
+    for source in settings.sources:
+        place = source.options.get("path")
+        if source.connector == "files" and isinstance(place, str) and target in (root / place).resolve().parents:
+            raise UsageError(
+                f"{path} holds the source '{source.name}' ({place}): its files would be ingested twice",
+                f"Run `ragops ingest` for the known sources, or replace '{source.name}' in {root / config.FILE}.",
+            )
+    name = _name(target.stem if connector == "records" else target.name, {source.name for source in settings.sources})
+    try:
+        place = target.relative_to(root.resolve()).as_posix() or "."
+    except ValueError:
+        place = str(target)
+    lines = [f"  - name: {name}", f"    connector: {connector}", f"    path: {_quoted(place)}"]
+    if connector == "files" and (target == root.resolve() or target in root.resolve().parents):
+        own = root.resolve().relative_to(target).as_posix()
+        prefix = "" if own == "." else f"{own}/"
+        names = [f"{prefix}{part}" for part in ("data/**", "params.yaml", "dvc.yaml", "dvc.lock")]
+        lines.append(f"    exclude: [{', '.join(_quoted(item) for item in names)}]  # the workspace's own files")
+    text = _insert((root / config.FILE).read_text("utf-8"), lines)
+    found = next(source for source in config.parse(text).sources if source.name == name)
+    return SourceSettings(found.name, found.connector, found.options, Where(config.FILE)), text
+
+
+def _insert(text: str, lines: list[str]) -> str:
+    """params.yaml with one more entry at the end of `sources`; comments and order stay as they are."""
+    import yaml
+
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    body = text.splitlines()
+    for key, value in node.value if node is not None else ():
+        if key.value != "sources":
+            continue
+        if isinstance(value, yaml.SequenceNode) and value.value and not value.flow_style:
+            at = value.value[-1].end_mark.line
+            while at > 0 and (not body[at - 1].strip() or body[at - 1].lstrip().startswith("#")):
+                at -= 1  # before the blank lines and comments that belong to what follows
+            indent = " " * (value.value[0].start_mark.column - 2)
+            return "\n".join([*body[:at], *(indent + line[2:] for line in lines), *body[at:]]) + "\n"
+        if isinstance(value, yaml.SequenceNode) and value.value:
+            raise UsageError(
+                f"{config.FILE}:{key.start_mark.line + 1}: 'sources' stands in one line, which ragops does not edit",
+                "Write one source per '- ' entry, or add this one yourself:\n" + "\n".join(lines),
+            )
+        at = key.start_mark.line
+        return "\n".join([*body[:at], "sources:", *lines, *body[at + 1 :]]) + "\n"  # `sources:` or `sources: []`
+    return "\n".join([*body, "sources:", *lines]) + "\n"
+
+
+def _name(stem: str, taken: set[str]) -> str:
+    base = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:48] or "source"
+    name, n = base, 2
+    while name in taken:
+        name, n = f"{base}-{n}", n + 1
+    return name
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return text if re.fullmatch(r"[A-Za-z0-9_./-]+", text) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,328 @@
+"""A workspace: a folder with `params.yaml`, one knowledge base. The edge where configuration is read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ragops import config, ids
+from ragops.errors import Locked, RagopsError, UsageError
+from ragops.stores import open_store
+
+if TYPE_CHECKING:
+    from ragops.retrieval.search import Results
+    from ragops.types import Connector, Embedder, Filter, Reader, Release, Store
+    from ragops_pipelines.job import Event, Job, Plan, Summary
+    from ragops_pipelines.state import State
+
+
+class Workspace:
+    """One knowledge base on disk. Not tied to a process: open it as often as needed."""
+
+    def __init__(self, root: Path, settings: config.Settings) -> None:
+        self.root = root
+        self.settings = settings
+        self.local = root / ".ragops"
+        self.data = root / "data"
+        self._readers: dict[int | None, Reader] = {}
+        self._encoders: dict[str, Embedder] = {}
+
+    # ------------------------------------------------------------------ making and finding
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None) -> Workspace:
+        """The workspace at `path`, or the nearest one upwards from the current folder. Raises UsageError."""
+        root = find(Path(path) if path is not None else None)
+        if root is None:
+            where = Path(path).absolute() if path is not None else Path.cwd()
+            raise UsageError(
+                f"no workspace (no {config.FILE}) in {where}" + ("" if path is not None else " or above it"),
+                "Make one with `ragops init`, or ingest a folder right away: ragops ingest ./docs",
+            )
+        return cls(root, config.load(root / config.FILE))
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str] = ".") -> Workspace:
+        """Make a workspace; what is already there is left as it is. Raises UsageError."""
+        from ragops import templates
+
+        root = Path(path).absolute()
+        if root.exists() and not root.is_dir():
+            raise UsageError(f"{root} is a file; a workspace is a folder", "Choose another path: ragops init my-kb")
+        root.mkdir(parents=True, exist_ok=True)
+        templates.write(root)
+        return cls(root, config.load(root / config.FILE))
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    # ------------------------------------------------------------------ parts
+    @property
+    def store(self) -> Store:
+        store = self.settings.store
+        return open_store(self.local / "store", store.collection, url=store.url)
+
+    @contextlib.contextmanager
+    def state(self) -> Iterator[State]:
+        from ragops_pipelines.state import State
+
+        state = State(self.local)
+        try:
+            yield state
+        finally:
+            state.close()
+
+    # ------------------------------------------------------------------ ingest
+    def ingest(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        allow_deletes: bool = False,
+        rebuild: bool = False,
+        rehash: bool = False,
+        retry: Collection[str] = (),
+        wait: float = 0,
+        progress: Callable[[Event], None] | None = None,
+    ) -> Summary:
+        """Bring the live release to what the sources say now; without a change, do nothing.
+
+        `path` adds (or reuses) a source and limits the run to it. `wait`: seconds to wait for another ingest.
+        Raises RagopsError; the live release is then as it was.
+        """
+        from ragops_pipelines.job import Options
+        from ragops_pipelines.run import ingest
+
+        options = Options(allow_deletes, rebuild, rehash, retry)
+        with self._locked(wait), self._job(path, options, progress, add=True) as job:
+            try:
+                return ingest(job)
+            except (OSError, sqlite3.Error) as error:
+                raise _environment(error, self.root) from error
+
+    def plan(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        rebuild: bool = False,
+        rehash: bool = False,
+        progress: Callable[[Event], None] | None = None,
+    ) -> Plan:
+        """What `ingest` would do, with counts. Reads no source, changes nothing."""
+        from ragops_pipelines.job import Options
+        from ragops_pipelines.run import plan
+
+        with self._job(path, Options(rebuild=rebuild, rehash=rehash), progress, add=False) as job:
+            return plan(job)
+
+    @contextlib.contextmanager
+    def _job(
+        self, path: str | os.PathLike[str] | None, options: Any, progress: Callable[[Event], None] | None, *, add: bool
+    ) -> Iterator[Job]:
+        from ragops_pipelines.dataset import Dataset
+        from ragops_pipelines.job import Job
+        from ragops_pipelines.snapshot import Snapshot
+        from ragops_pipelines.state import Cache
+
+        sources, subtree = self._sources(path, add=add)
+        connectors = [self._connector(source, subtree) for source in sources]
+        with self.state() as state, contextlib.closing(Cache(self.local)) as cache:
+            configured = {source.name for source in self.settings.sources}
+            known = set(state.get("source_settings") or {}) if path is None else set()
+            yield Job(
+                settings=self.settings,
+                connectors=connectors,
+                dropped=sorted(known - configured),
+                source_settings={s.name: ids.sha256(repr((s.connector, _plain(s.options))).encode()) for s in sources},
+                state=state,
+                cache=cache,
+                snapshot=Snapshot(self.data / "snapshot"),
+                dataset=Dataset(self.data / "dataset"),
+                store=self.store,
+                models=self.data / "models",
+                options=options,
+                tell=progress or (lambda event: None),
+            )
+
+    def _connector(self, source: config.SourceSettings, subtree: str) -> Connector:
+        from ragops_connectors import build, connector_settings
+
+        kind: type[Any] = connector_settings(source.connector)
+        settings: Any = config.bind(kind, source.options, source.where, also=("name", "connector"))
+        return build(source.connector, source.name, self.root, settings, subtree=subtree)
+
+    def _sources(self, path: str | os.PathLike[str] | None, *, add: bool) -> tuple[list[config.SourceSettings], str]:
+        """The sources to run and, for a path inside of one, the part of it to which the run is limited."""
+        from ragops import sources
+
+        if path is None:
+            if not self.settings.sources:
+                raise UsageError(
+                    f"{self.root / config.FILE} names no source",
+                    "Name a folder: ragops ingest ./docs (it is then remembered), or add it under `sources:`.",
+                )
+            return list(self.settings.sources), ""
+        found, subtree = sources.match(self.root, self.settings, Path(path))
+        if found is None:
+            found, text = sources.add(self.root, self.settings, Path(path))
+            if add:
+                (self.root / config.FILE).write_text(text, "utf-8")
+            self.settings = config.parse(text)
+        return [found], subtree
+
+    @contextlib.contextmanager
+    def _locked(self, wait: float) -> Iterator[None]:
+        """One ingest at a time. Raises Locked, which names the holder."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        with (self.local / "lock").open("a+") as lock:
+            deadline = time.monotonic() + wait
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        lock.seek(0)
+                        holder = lock.read().strip() or "unknown"
+                        raise Locked(
+                            f"another ingest works on {self.root} (process {holder})",
+                            "Wait for it to end, or let this one wait: ragops ingest --wait 600",
+                        ) from None
+                    time.sleep(0.1)
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
+
+    # ------------------------------------------------------------------ asking
+    def search(
+        self, query: str, k: int | None = None, *, filter: Filter | None = None, release: int | None = None,
+        exact: bool = False,
+    ) -> Results:  # fmt: skip
+        """The `k` best passages for a query in the live release, or in a kept one. Raises UsageError, StoreError."""
+        from ragops.retrieval.search import search
+
+        reader = self.reader(release)
+        encoder = self.encoder(reader.release)
+        return search(reader, encoder, query, k=self.settings.search.k if k is None else k, filter=filter, exact=exact)
+
+    def reader(self, number: int | None = None) -> Reader:
+        """The live release, or a kept one, open for reading until `close`."""
+        store = self.store
+        if number is None:
+            live = store.live()
+            if live is None:
+                raise UsageError(f"{self.root} has no release yet", "Make one: ragops ingest")
+            number = live.number
+        if number not in self._readers:
+            self._readers[number] = store.open(number)
+        return self._readers[number]
+
+    def encoder(self, release: Release) -> Embedder:
+        """The query encoder of a release's own space: never torch."""
+        from ragops.embedders import load_query_encoder
+
+        space = release.space.fingerprint
+        if space not in self._encoders:
+            self._encoders[space] = load_query_encoder(self.data / "models" / ids.short(space), space)
+        return self._encoders[space]
+
+    # ------------------------------------------------------------------ knowing
+    def status(self) -> dict[str, Any]:
+        """Where the workspace stands. Loads no engine and no model."""
+        live = self.store.live()
+        with self.state() as state:
+            last = state.last_run()
+            rows = state.db.execute(
+                "SELECT source, count(*), sum(document_id IS NOT NULL), sum(rejected), coalesce(sum(chunks), 0)"
+                " FROM sources GROUP BY source ORDER BY source"
+            )
+            sources = [
+                dict(zip(("name", "sources", "documents", "rejected", "chunks"), row, strict=True)) for row in rows
+            ]
+        return {
+            "workspace": str(self.root),
+            "release": None
+            if live is None
+            else {
+                "number": live.number,
+                "created": live.created,
+                "fingerprint": live.fingerprint,
+                "points": live.points,
+                "model": live.space.model,
+                "space": live.space.fingerprint,
+                "numerics": live.numerics,
+            },
+            "releases": [release.number for release in self.store.releases()],
+            "sources": sources,
+            "last_run": last,
+            "disk": {
+                name: _disk(path)
+                for name, path in (
+                    ("snapshot", self.data / "snapshot"),
+                    ("dataset", self.data / "dataset"),
+                    ("models", self.data / "models"),
+                    ("store", self.local / "store"),
+                    ("cache", self.local / "cache.db"),
+                    ("state", self.local / "state.db"),
+                )
+            },
+        }
+
+    def rejects(self) -> list[dict[str, Any]]:
+        """Sources that did not pass, with stage, code, reason, hint, first_seen and attempts; by uri."""
+        with self.state() as state:
+            return state.rejects()
+
+
+def find(path: Path | None) -> Path | None:
+    """The folder with params.yaml: `path` itself, or upwards from the current folder."""
+    if path is not None:
+        path = path.absolute()
+        return path if (path / config.FILE).is_file() else None
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / config.FILE).is_file()), None)
+
+
+def _plain(value: Any) -> Any:
+    return sorted((k, _plain(v)) for k, v in value.items()) if isinstance(value, Mapping) else value
+
+
+def _disk(path: Path) -> int:
+    """Bytes on disk; sparse files count what they use."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    total = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            total += file.stat().st_blocks * 512
+    return total
+
+
+def _environment(error: OSError | sqlite3.Error, root: Path) -> RagopsError:
+    """What the machine refused, as an error with a way out."""
+    import errno
+
+    from ragops.errors import DiskFull
+
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+    if full:
+        return DiskFull(
+            f"no space left on the disk of {root}; nothing was published, what was computed is kept",
+            "Free some space and run `ragops ingest` again: it goes on where it stopped.",
+        )
+    place = getattr(error, "filename", None) or root
+    return RagopsError(
+        f"{place}: {getattr(error, 'strerror', None) or error}", "Nothing was published; see `ragops doctor`."
+    )
