@@ -57,7 +57,7 @@ def _tools() -> Iterator[Check]:
     office = shutil.which("soffice") or shutil.which("libreoffice")
     yield Check("libreoffice", "ok" if office else "note", office or "not found: old .doc and .ppt files are rejected")
     try:
-        from ragops_pipelines.parsers import language_model
+        from ragops_pipelines.parse import language_model
     except ImportError:
         return
     yield Check("language model", "ok", f"{language_model()} (sentence and word borders for `unstructured`)")

@@ -75,7 +75,8 @@ def _insert(text: str, lines: list[str]) -> str:
         if key.value != "sources":
             continue
         if isinstance(value, yaml.SequenceNode) and value.value and not value.flow_style:
-            at = value.value[-1].end_mark.line
+            end = value.value[-1].end_mark
+            at = end.line + (end.column > 0)  # the last line may lack its end
             while at > 0 and (not body[at - 1].strip() or body[at - 1].lstrip().startswith("#")):
                 at -= 1  # before the blank lines and comments that belong to what follows
             indent = " " * (value.value[0].start_mark.column - 2)

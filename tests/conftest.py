@@ -1,0 +1,78 @@
+"""A small corpus and workspaces over it. Tests that do not need the real model use the deterministic `hash:64`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragops.workspace import Workspace
+
+CORPUS = {
+    "guide/install.md": "# Install\n\nUse pip to install the package.\n\n## Linux\n\nNeeds a compiler and headers.\n",
+    "guide/rollback.md": "---\ntitle: Rolling back\n---\n# Rollback\n\nGo back to an older release when an answer is wrong.\n",
+    "notes.txt": "Penguins live in the southern hemisphere.\n\nThey swim well and cannot fly.\n",
+    "page.html": "<html><head><title>Prices</title></head><body><h1>Prices</h1><table><tr><td>Basic</td><td>10</td></tr>"
+    "<tr><td>Large</td><td>30</td></tr></table><script>track()</script></body></html>",
+    "data.csv": "city,people\nOslo,700000\nBergen,290000\n",
+}
+
+
+def write_corpus(folder: Path, files: dict[str, str] | None = None) -> Path:
+    for name, text in (CORPUS if files is None else files).items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+        settle(file)
+    return folder
+
+
+def settle(file: Path) -> None:
+    """As if written long ago, so that the change token is trusted at once."""
+    os.utime(file, ns=(1_700_000_000_000_000_000,) * 2)
+
+
+def use_model(root: Path, model: str = "hash:64") -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("model: all-MiniLM-L6-v2 ", f'model: "{model}"'), "utf-8")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace with the deterministic model."""
+    Workspace.create(tmp_path / "kb")
+    use_model(tmp_path / "kb")
+    return Workspace.open(tmp_path / "kb")
+
+
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def ragops(tmp_path: Path) -> Callable[..., Result]:
+    """Run the command line in a process of its own, in `tmp_path`."""
+
+    def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120) -> Result:
+        return subprocess.run(
+            [sys.executable, "-m", "ragops", *map(str, arguments)],
+            cwd=cwd or tmp_path, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    return run
+
+
+def answer(result: Result) -> Any:
+    """The one JSON value on stdout."""
+    assert result.stdout.strip(), result.stderr
+    return json.loads(result.stdout)

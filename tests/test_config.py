@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ragops import config, sources
+from ragops.config import Settings, parse
+from ragops.errors import ConfigError, UsageError
+from ragops.templates import PARAMS
+from ragops_connectors import connector_settings
+
+
+def test_the_template_is_the_defaults() -> None:
+    assert parse(PARAMS) == Settings()
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse("") == Settings()
+    assert parse("# nothing\n") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("version: 1\nchnk: {}\n", 2, "did you mean 'chunk'?"),
+        ("chunk:\n  size: 100\n  overlpa: 3\n", 3, "did you mean 'overlap'?"),
+        ("chunk:\n  size: big\n", 2, "'chunk.size' takes a whole number, not text ('big')"),
+        ("chunk:\n  size: true\n", 2, "takes a whole number, not true or false"),
+        ("chunk:\n  size: 2\n", 2, "at least 8 tokens"),
+        ("chunk:\n  size: 20\n  overlap: 15\n", 3, "0 to half of chunk.size"),
+        ("release:\n  max_delete: 2\n", 2, "a share from 0 to 1"),
+        ("chunk: 3\n", 1, "'chunk' takes keys, not a whole number"),
+        ("sources: docs\n", 1, "'sources' takes a list, not text"),
+        ("sources:\n  - path: x\n", 2, "a source needs a name"),
+        ("sources:\n  - name: a/b\n", 2, "letters, digits"),
+        ("sources:\n  - name: a\n  - name: a\n", 3, "two sources are named 'a'"),
+        ("embed: {}\nembed: {}\n", 2, "stands twice"),
+        ("a: [\n", 2, "not valid YAML"),
+        ("- a\n", None, "expected keys"),
+        ("version: 99\n", 1, "of a newer ragops"),
+        ("version: one\n", 1, "'version' takes a whole number"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(text: str, line: int | None, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert says in caught.value.message
+    if line is not None:
+        assert caught.value.message.startswith(f"params.yaml:{line}: ")
+    assert caught.value.exit_code == 2
+
+
+def test_options_of_a_connector_are_as_strict() -> None:
+    settings = parse("sources:\n  - name: docs\n    path: docs\n    includ: ['*.md']\n")
+    source = settings.sources[0]
+    with pytest.raises(ConfigError, match=r"params.yaml:4: .*did you mean 'include'"):
+        config.bind(connector_settings("files"), source.options, source.where)
+
+
+def test_an_unknown_connector_has_a_nearest_name() -> None:
+    with pytest.raises(UsageError, match="files"):
+        connector_settings("file")
+
+
+# ------------------------------------------------------------------ adding a source
+LAYOUTS = {
+    "template": PARAMS,
+    "empty": "",
+    "no sources": "chunk:\n  size: 100\n",
+    "one source": "sources:\n  - name: old\n    path: old\n\n# about chunks\nchunk:\n  size: 100\n",
+    "not indented": "sources:\n- name: old\n  path: old\nchunk:\n  size: 100\n",
+    "deep": "sources:\n    - name: old\n      path: old\n      include:\n        - '*.md'\n",
+    "last without newline": "chunk: {size: 100}\nsources:\n  - name: old\n    path: old",
+}
+
+
+@pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_new_source_keeps_everything_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "my docs").mkdir()
+    before = parse(text)
+    source, after = sources.add(tmp_path, before, tmp_path / "my docs")
+    assert (source.name, source.options["path"]) == ("my-docs", "my docs")
+    settings = parse(after)
+    assert [s.name for s in settings.sources] == [*(s.name for s in before.sources), "my-docs"]
+    assert settings.chunk == before.chunk
+    kept = [line for line in text.splitlines() if line.strip() and not line.startswith("sources:")]
+    assert [line for line in after.splitlines() if line in kept] == kept
+
+
+def test_a_folder_that_holds_the_workspace_leaves_its_own_files_out(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    source, _ = sources.add(tmp_path, parse(PARAMS), tmp_path)
+    assert source.options["path"] == "."
+    assert "data/**" in source.options["exclude"]
+
+
+def test_a_path_within_a_source_is_a_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "docs/guide").mkdir(parents=True)
+    settings = parse("sources:\n  - name: docs\n    path: docs\n")
+    assert sources.match(tmp_path, settings, tmp_path / "docs") == (settings.sources[0], "")
+    assert sources.match(tmp_path, settings, tmp_path / "docs/guide") == (settings.sources[0], "guide")
+    with pytest.raises(UsageError, match="twice"):
+        sources.add(tmp_path, settings, tmp_path)
+
+
+def test_a_single_document_is_not_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "a.pdf"
+    file.write_bytes(b"%PDF-")
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        sources.add(tmp_path, Settings(), file)
+    with pytest.raises(UsageError, match="no such file"):
+        sources.match(tmp_path, Settings(), tmp_path / "missing")
