@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ragops.types import Vectors
+    from ragops.types import Tokenizer, Vectors
 
 WINDOW = 256
 MAX_DIM = 4096
@@ -48,7 +48,7 @@ class HashEmbedder:
     numerics = "float32/hash-1/cpu"
 
     def __init__(self, dim: int) -> None:
-        self.tokenizer = HashTokenizer()
+        self.tokenizer: Tokenizer = HashTokenizer()
         self.space = space(dim)
 
     def embed(self, texts: Sequence[str]) -> Vectors:

