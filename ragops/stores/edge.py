@@ -33,7 +33,7 @@ RESERVE = 8 << 20  # bytes of disk that stay free
 ROW_BYTES = 3_000  # of disk per point beside its vectors: payload, sparse vector, indexes (measured: 2,900)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SHARD, _POINTS, _MANIFEST, _LOCK = "shard", "points.parquet", "manifest.json", "LOCK"
-_UNSEALED = {"edge_config.json"}  # rewritten by every load
+_CONFIG = f"{_SHARD}/edge_config.json"  # rewritten by every load, so not sealed but kept in the manifest
 
 
 def _ignore(_: int) -> None:
@@ -43,8 +43,12 @@ def _ignore(_: int) -> None:
 class EdgeStore:
     """The embedded store of one collection. Opening it touches nothing; it may be shared by threads and forked."""
 
-    def __init__(self, root: Path, collection: str = "main", *, reserve: int | None = RESERVE) -> None:
-        """`reserve` is what stays free on the disk, in bytes; None checks no free space (file systems with quotas)."""
+    def __init__(
+        self, root: Path, collection: str = "main", *, reserve: int | None = RESERVE, patience: float = 10.0
+    ) -> None:
+        """`reserve` is what stays free on the disk, in bytes; None checks no free space (file systems with quotas).
+        `patience` is how long to wait for another writer, in seconds.
+        """
         if not _NAME.fullmatch(collection):
             raise UsageError(
                 f"{collection!r} is no name for a collection",
@@ -55,6 +59,7 @@ class EdgeStore:
         self._folder = self.root / collection
         self._releases = self._folder / "releases"
         self._reserve = reserve
+        self._patience = patience
 
     # ------------------------------------------------------------ reading
     def releases(self) -> list[Release]:
@@ -253,10 +258,21 @@ class EdgeStore:
         except PermissionError as error:
             raise _forbidden(error) from error
         try:
-            return EdgeReader(folder, self._sound(number), lock)
+            seal = self._sound(number)
+            self._mend_config(folder, seal)
+            return EdgeReader(folder, seal, lock)
         except BaseException:
             files.unlock(lock)
             raise
+
+    def _mend_config(self, folder: Path, seal: Manifest) -> None:
+        try:
+            config = json.loads((folder / _CONFIG).read_bytes())
+        except (FileNotFoundError, ValueError):
+            config = None
+        if config != seal.engine["edge_config"]:
+            with _disk_errors(self._folder):
+                files.write_atomic(folder / _CONFIG, json.dumps(seal.engine["edge_config"]).encode())
 
     def _check(self, number: int) -> list[str]:
         folder = self._path(number)
@@ -271,11 +287,11 @@ class EdgeStore:
             for name, (_, expected) in seal.files.items()
             if files.checksum(folder / name) != expected
         ]
-        known = set(seal.files)
+        known = {*seal.files, _CONFIG}
         found.extend(
             f"Release {number} is damaged: {_SHARD}/{name} does not belong to it (in {folder})."
             for name in files.walk(folder / _SHARD)
-            if name not in _UNSEALED and f"{_SHARD}/{name}" not in known
+            if f"{_SHARD}/{name}" not in known
         )
         return found
 
@@ -305,7 +321,7 @@ class EdgeStore:
                 "Check the folder's owner and permissions, and that its disk is not mounted read-only.",
             ) from error
         try:
-            fd = files.lock(path, exclusive=True, timeout=10.0)
+            fd = files.lock(path, exclusive=True, timeout=self._patience)
         except TimeoutError:
             raise StoreError(
                 f"Another process is writing to the store in {self._folder}.",
@@ -420,7 +436,8 @@ class EdgeStore:
         rows.write_parquet(folder / _POINTS, compression="zstd")
         (folder / _LOCK).touch()
         sealed = replace(release, collection=self.collection)
-        seal = Manifest(sealed, _engine(release), self._checksums(folder), deletes, work)
+        engine = _engine(release) | {"edge_config": json.loads((folder / _CONFIG).read_bytes())}
+        seal = Manifest(sealed, engine, self._checksums(folder), deletes, work)
         files.sync_tree(folder)
         files.write_atomic(folder / _MANIFEST, json.dumps(manifest.dump(seal), indent=1, ensure_ascii=False).encode())
         files.sync(self._releases)
@@ -430,15 +447,13 @@ class EdgeStore:
         """The base's shard, checked against its seal on the way: damage must not be sealed anew."""
         source = self._path(before.release.number)
         copied = 0
-        for name in [
-            *(name for name in before.files if name.startswith(f"{_SHARD}/")),
-            *sorted(f"{_SHARD}/{name}" for name in _UNSEALED),
-        ]:
+        for name in [name for name in before.files if name.startswith(f"{_SHARD}/")]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             checksum, size = files.copy_sparse(source / name, folder / name)
             copied += size
-            if name in before.files and checksum != before.files[name][1]:
+            if checksum != before.files[name][1]:
                 raise self._damaged(source, f"{name} does not have its checksum")
+        (folder / _CONFIG).write_text(json.dumps(before.engine["edge_config"]))
         for base, _, _ in os.walk(source / _SHARD):  # empty folders too
             (folder / os.path.relpath(base, source)).mkdir(parents=True, exist_ok=True)
         return copied
@@ -467,7 +482,7 @@ class EdgeStore:
         return rows
 
     def _checksums(self, folder: Path) -> dict[str, tuple[int, str]]:
-        names = [f"{_SHARD}/{name}" for name in files.walk(folder / _SHARD) if name not in _UNSEALED]
+        names = [f"{_SHARD}/{name}" for name in files.walk(folder / _SHARD) if f"{_SHARD}/{name}" != _CONFIG]
         return {
             name: (os.stat(folder / name).st_size, files.checksum(folder / name)) for name in sorted([*names, _POINTS])
         }
