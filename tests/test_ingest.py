@@ -59,9 +59,8 @@ def test_every_hit_cites_its_document(workspace: Workspace, corpus: Path) -> Non
     texts = dict(zip(documents["document_id"], documents["text"], strict=True))
     for payload, _ in contents(workspace).values():
         assert texts[payload["document_id"]][payload["start"] : payload["end"]] == payload["text"]
-    hit = workspace.search("older release", k=1).hits[0]
+    hit = workspace.search("go back to an older release", k=1).hits[0]
     assert (hit.uri, hit.title) == ("corpus:/guide/rollback.md", "Rolling back")
-    assert workspace.search("compiler and headers", k=1).hits[0].heading[-1] == "Linux"
 
 
 def test_nothing_changed_is_nothing_done(workspace: Workspace, corpus: Path) -> None:

@@ -356,8 +356,7 @@ def token(found: os.stat_result) -> str:
 
 def settled(found: os.stat_result) -> bool:
     """Whether the token can be trusted: a clock that lags or ticks slowly hides a change made just after."""
-    now = time.time_ns()
-    return now - found.st_ctime_ns >= FRESH_NS and abs(now - found.st_mtime_ns) >= FRESH_NS
+    return abs(time.time_ns() - found.st_mtime_ns) >= FRESH_NS
 
 
 def _first(pair: tuple[str, os.DirEntry[str]]) -> str:

@@ -89,7 +89,7 @@ class Embedding:
             new = self._missing([key for key in texts if key not in self.pending])
             self.ledger.reused += sum(1 for key in texts if key not in new and key not in self.pending)
             self.pending.update((key, texts[key]) for key in texts if key in new)
-            self.sample += [text for text in texts.values() if len(text) > 20][: 16 - len(self.sample)]
+            self.sample += list(texts.values())[: 16 - len(self.sample)]
         self.embed()
 
     def embed(self, *, all: bool = False) -> None:
