@@ -394,6 +394,8 @@ def _unicode(data: bytes, head: bytes) -> str | None:
         for mark, encoding in _BOMS:
             # A mark is a promise: what does not decode is damage, and no other encoding mends it.
             if head.startswith(mark) and (mark != codecs.BOM_UTF32_LE or len(data) % 4 == 0):
+                if encoding == "utf-8-sig":
+                    return encoding if _controls(head) <= len(head) * 0.01 else None
                 return encoding if _readable(head.decode(encoding, "replace"), 0.05) else None
     if b"\0" in head:
         wide = _wide(data, head)
@@ -490,6 +492,8 @@ def _western(sample: bytes) -> bool:
     high = sample.translate(None, bytes(range(128)))
     if not high or len(high) > max(8, len(sample) * 0.08):
         return False
+    if re.search(rb"[A-Za-z][\xa1\xa3\xb1-\xb3\xb5\xb9\xbc-\xbf][A-Za-z]", sample):
+        return False  # a sign amid a word is a letter of another encoding
     return all(byte in _WESTERN for byte in set(high))
 
 

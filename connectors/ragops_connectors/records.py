@@ -37,7 +37,7 @@ SUFFIXES = {
     "parquet": (".parquet", ".pq"),
 }
 PEEK = 20  # rows looked at before a file counts as rows at all
-BATCH_BYTES = 32_000_000  # of Parquet rows in memory at a time
+BATCH_BYTES = 8_000_000  # of Parquet rows in memory at a time
 Format: TypeAlias = Literal["jsonl", "csv", "tsv", "parquet"]
 
 
@@ -122,11 +122,12 @@ class Records:
                 record = read_record(values, self.settings)
             except (OSError, EOFError, zlib.error, BadRow, BadFile) as error:
                 raise FetchError(f"{entry.uri}: {error}", "Its file changed; it is read again next run.") from error
-        if self.uri(relative, record.id) != entry.uri:
+        # A place in a file that was written anew may hold another row, or half of one.
+        if self.uri(relative, record.id) != entry.uri or self.token(record) != entry.token:
             raise FetchError(f"{entry.uri}: its file changed since it was listed", "It is read again at the next run.")
         metadata = Metadata(record.title, record.tenant, record.groups, record.fields)
         data = (record.text or record.title or "").encode("utf-8", "replace")
-        return Source(entry.uri, data, self.settings.media_type, "utf-8", metadata, self.token(record))
+        return Source(entry.uri, data, self.settings.media_type, "utf-8", metadata, entry.token)
 
     def close(self) -> None:
         """Close the file that was fetched from last."""
@@ -352,7 +353,7 @@ def read_record(values: Mapping[str, Any], settings: RecordsSettings, broken: st
     for name in names:
         if name and name not in taken and (value := _field(values.get(name))) is not None:
             fields[_sound(name)] = value
-    return Record(row, text if text.strip() else "", title and _sound(title), tenant, groups, fields)
+    return Record(row, text if text.strip() else "", _sound(title) if title else None, tenant, groups, fields)
 
 
 def quoted(text: str) -> str:
@@ -506,7 +507,7 @@ def open_rows(path: str, name: str, settings: RecordsSettings) -> Rows:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if kind == "auto" and text.startswith(b"{"):
         kind = "jsonl"
-    wide = b"\0" in head[:200]
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) > len(head) // 5
     if kind == "auto" or wide or (kind == "jsonl" and text.startswith(b"[")):
         stream.close()
         if wide:
@@ -805,7 +806,7 @@ class ParquetRows:
             ) from error
         if frame.height:
             heavy = max(1, int(frame.estimated_size()) // frame.height)
-            self._size = max(1, min(8192, BATCH_BYTES // heavy))
+            self._size = max(1, min(512, BATCH_BYTES // heavy))
         return frame.to_dicts()
 
     def close(self) -> None:
