@@ -59,24 +59,25 @@ def _blocks(value: Any) -> list[Block]:
 
 def _lines(value: Any) -> Iterator[str]:
     """Depth-first without recursion: as deep as the file is."""
-    stack: list[tuple[int, str, Any]] = [(0, "", value)]
+    stack: list[tuple[int, str, Any]] = [(0, "", value)]  # depth, what the first line begins with, value
     while stack:
         depth, label, item = stack.pop()
         pad = "  " * min(depth, 20)
-        if isinstance(item, dict | list) and item:
-            inner = depth
-            if label:
-                yield f"{pad}{label.rstrip()}"
-                inner = depth + 1
-            members = item.items() if isinstance(item, dict) else (("", member) for member in item)
-            stack.extend(
-                (inner, f"{key}: " if isinstance(item, dict) else "- ", member)
-                for key, member in reversed(list(members))
-            )
-        else:
+        if not isinstance(item, dict | list) or not item:
             text = _scalar(item)
             if text:
                 yield f"{pad}{label}" + text.replace("\n", f"\n{pad}  ")
+            continue
+        lead = label if label.endswith("- ") else ""  # the first member stands on the line of its dash
+        if label and not lead:
+            yield f"{pad}{label.rstrip()}"
+        inner = depth + 1 if label else depth
+        members = [(f"{key}: ", m) for key, m in item.items()] if isinstance(item, dict) else [("- ", m) for m in item]
+        for position, (name, member) in reversed(list(enumerate(members))):
+            if position == 0 and lead:
+                stack.append((depth, lead + name, member))
+            else:
+                stack.append((inner, name, member))
 
 
 def _scalar(value: Any) -> str:

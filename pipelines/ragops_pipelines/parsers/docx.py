@@ -20,6 +20,11 @@ _HEADING = re.compile(r"heading ([1-9])$", re.I)
 # `Fallback` repeats its `Choice`; deleted and moved-away text is not the document's any more.
 _SKIP = frozenset(("Fallback", "del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "tblPr", "proofErr"))
 
+_ROMAN = (
+    (1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"),
+    (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"),
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class _Style:
@@ -30,10 +35,19 @@ class _Style:
     list_level: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """How the items of one level of a list are numbered."""
+
+    pattern: str  # such as "%1.%2."
+    form: str  # decimal, lowerLetter, upperRoman, ...
+    start: int
+
+
 @dataclass(slots=True)
 class _Context:
     styles: dict[str, _Style] = field(default_factory=dict)
-    ordered: dict[tuple[str, int], bool] = field(default_factory=dict)  # (list, level) -> numbers, not bullets
+    levels: dict[tuple[str, int], _Level] = field(default_factory=dict)  # by list and level; bullets are left out
     counts: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -49,7 +63,7 @@ def parse(data: bytes, media_type: str, encoding: str | None) -> ParserOutput:
     for kind, path in relations.values():
         if path in archive.names:
             parts.setdefault(kind, []).append(path)
-    context = _Context(styles=_styles(archive, parts), ordered=_numbering(archive, parts))
+    context = _Context(styles=_styles(archive, parts), levels=_numbering(archive, parts))
     body = archive.xml(main)
     blocks = list(_blocks(next((e for e in body if local(e) == "body"), body), context))
     seen: set[str] = set()
@@ -99,24 +113,25 @@ def _styles(archive: Archive, parts: dict[str, list[str]]) -> dict[str, _Style]:
     return styles
 
 
-def _numbering(archive: Archive, parts: dict[str, list[str]]) -> dict[tuple[str, int], bool]:
-    abstract: dict[str, dict[int, bool]] = {}
-    ordered: dict[tuple[str, int], bool] = {}
+def _numbering(archive: Archive, parts: dict[str, list[str]]) -> dict[tuple[str, int], _Level]:
+    abstract: dict[str, dict[int, _Level]] = {}
+    levels: dict[tuple[str, int], _Level] = {}
     for path in parts.get("numbering", ())[:1]:
         root = archive.xml(path)
         for element in root:
             if local(element) == "abstractNum":
-                levels = abstract.setdefault(attribute(element, "abstractNumId") or "", {})
+                found = abstract.setdefault(attribute(element, "abstractNumId") or "", {})
                 for level in element:
-                    if local(level) == "lvl":
-                        kind = next((attribute(e, "val") for e in level if local(e) == "numFmt"), None)
-                        levels[_int(attribute(level, "ilvl"))] = kind not in (None, "bullet", "none")
+                    values = {local(e): attribute(e, "val") or "" for e in level}
+                    if values.get("numFmt", "bullet") not in ("bullet", "none") and "%" in values.get("lvlText", ""):
+                        start = _int(values.get("start"), 1)
+                        found[_int(attribute(level, "ilvl"))] = _Level(values["lvlText"], values["numFmt"], start)
         for element in root:
             if local(element) == "num":
                 target = next((attribute(e, "val") for e in element if local(e) == "abstractNumId"), None)
-                for depth, numbers in abstract.get(target or "", {}).items():
-                    ordered[attribute(element, "numId") or "", depth] = numbers
-    return ordered
+                for depth, found_level in abstract.get(target or "", {}).items():
+                    levels[attribute(element, "numId") or "", depth] = found_level
+    return levels
 
 
 def _blocks(container: Element, context: _Context) -> Iterator[Block]:
@@ -155,10 +170,13 @@ def _paragraph(element: Element, context: _Context) -> Iterator[Block]:
     properties = next((e for e in element if local(e) == "pPr"), None)
     level, list_id, depth = _resolve(properties, context)
     if text.strip():
+        listed = list_id not in ("", "0")
+        number = _number(list_id, depth, context) if listed else ""
         if level is not None:
-            yield Block("heading", " ".join(text.split()), level=min(level, 6))
-        elif list_id and list_id != "0":
-            yield Block("list", _list_line(text.strip(), list_id, depth, context))
+            yield Block("heading", " ".join(f"{number} {text}".split()), level=min(level, 6))
+        elif listed:
+            pad, marker = "  " * depth, f"{number or '-'} "
+            yield Block("list", pad + marker + text.strip().replace("\n", "\n" + pad + " " * len(marker)))
         else:
             yield Block("paragraph", text.strip())
     for box in boxes:
@@ -207,15 +225,34 @@ def _resolve(properties: Element | None, context: _Context) -> tuple[int | None,
     return level, list_id, depth
 
 
-def _list_line(text: str, list_id: str, depth: int, context: _Context) -> str:
-    marker = "- "
-    if context.ordered.get((list_id, depth)):
-        for key in [key for key in context.counts if key[0] == list_id and key[1] > depth]:
-            del context.counts[key]
-        count = context.counts[list_id, depth] = context.counts.get((list_id, depth), 0) + 1
-        marker = f"{count}. "
-    pad = "  " * depth
-    return pad + marker + text.replace("\n", "\n" + pad + " " * len(marker))
+def _number(list_id: str, depth: int, context: _Context) -> str:
+    """The next number of a list, as Word would print it; "" for a bullet."""
+    level = context.levels.get((list_id, depth))
+    if level is None:
+        return ""
+    for key in [key for key in context.counts if key[0] == list_id and key[1] > depth]:
+        del context.counts[key]
+    context.counts[list_id, depth] = context.counts.get((list_id, depth), level.start - 1) + 1
+
+    def count(match: re.Match[str]) -> str:
+        above = int(match.group(1)) - 1
+        other = context.levels.get((list_id, above), level)
+        return _numeral(context.counts.get((list_id, above), other.start), other.form)
+
+    return re.sub(r"%([1-9])", count, level.pattern)
+
+
+def _numeral(number: int, form: str) -> str:
+    if form in ("lowerLetter", "upperLetter") and number > 0:
+        letter = chr(ord("a") + (number - 1) % 26) * min((number - 1) // 26 + 1, 10)
+        return letter if form == "lowerLetter" else letter.upper()
+    if form in ("lowerRoman", "upperRoman") and 0 < number < 4000:
+        roman = ""
+        for value, sign in _ROMAN:
+            roman += sign * (number // value)
+            number %= value
+        return roman if form == "lowerRoman" else roman.upper()
+    return str(number)
 
 
 def _table(element: Element, context: _Context) -> Iterator[Block]:

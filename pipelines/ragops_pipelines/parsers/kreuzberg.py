@@ -9,11 +9,13 @@ from typing import Any
 from ragops.errors import ParseError
 from ragops.types import Block, ParserOutput
 from ragops_pipelines.parsers import general
+from ragops_pipelines.parsers.archive import Archive
 from ragops_pipelines.parsers.rows import table_blocks
 
+_SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _SHEETS = frozenset(
     (
-        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        _SHEET,
         "application/vnd.ms-excel",
         "application/vnd.ms-excel.sheet.macroenabled.12",
         "application/vnd.ms-excel.sheet.binary.macroenabled.12",
@@ -27,6 +29,8 @@ _BULLET = re.compile(r"^[•▪‣◦·]\s*")
 def parse(data: bytes, media_type: str, encoding: str | None) -> ParserOutput:
     import kreuzberg
 
+    if media_type == _SHEET:
+        Archive(data)  # a zip that is cut off needs no second opinion
     config = kreuzberg.ExtractionConfig(use_cache=False, include_document_structure=media_type not in _SHEETS)
     try:
         result = kreuzberg.extract_bytes_sync(data, _ALIASES.get(media_type, media_type), config)

@@ -15,8 +15,11 @@ from ragops.types import Block, BlockKind, ParserOutput
 
 # Compatibility characters that only stand for the shape of letters: ligatures and Arabic presentation forms.
 _SHAPES = re.compile("[\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufdff\ufe70-\ufefc]+")
+# pdfium turns the ligature of lam and alef round; an alef before an alef with hamza is in no Arabic word.
+_TURNED_LIGATURE = re.compile("ا([أإآ])ل")
 _HYPHEN = "\ufffe"  # pdfium's sign for a hyphen at a line's end, with the two lines joined
 _SPLIT_WORD = re.compile(f"(\\w+){_HYPHEN}(\\w+)")
+_WORD = re.compile(r"\w+(?:-\w+)*")
 _BULLET = re.compile(r"(?:[•‣▪●○◦∙·–\uf0b7\uf0a7][ \t]|[-*][ \t]|\(?(?:\d{1,3}|[a-zA-Z])[.)][ \t])")
 _MADE_BY_TOOL = re.compile(r"^(?:microsoft (?:word|powerpoint)|untitled|powerpoint presentation)|\.\w{2,5}$", re.I)
 _MAX_OUTLINE = 5_000
@@ -166,14 +169,23 @@ def _key(text: str) -> str:
 def _readable(text: str) -> str:
     import unicodedata
 
-    return _SHAPES.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text).replace("\uf0b7", "•")
+    text = _SHAPES.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text).replace("\uf0b7", "•")
+    return _TURNED_LIGATURE.sub(r"ال\1", text) if "\u0627" in text else text
 
 
 def _vocabulary(pages: list[list[_Line]]) -> set[str]:
-    """The whole words of the document that could settle a hyphen; nothing where there is none."""
+    """The words of the document, hyphenated ones included, which settle a hyphen; nothing where there is none."""
     if not any(_HYPHEN in line.text or line.text.endswith("-") for lines in pages for line in lines):
         return set()
-    return {word.lower() for lines in pages for line in lines for word in re.findall(r"\w+(?:-\w+)+", line.text)}
+    words: set[str] = set()
+    for lines in pages:
+        cut = False
+        for line in lines:
+            text = _SPLIT_WORD.sub(" ", line.text.lower())  # parts of words are no words
+            found = _WORD.findall(text)
+            words.update(found[cut : -1 if text.endswith("-") else None])
+            cut = text.endswith("-")
+    return words
 
 
 def _heading_sizes(pages: list[list[_Line]]) -> dict[float, int]:
@@ -288,13 +300,15 @@ def _joined(group: list[_Line], width: float) -> str:
 
 
 def _mended(text: str, words: set[str]) -> str:
-    """A word cut at a line's end is made whole; its hyphen stays where the document writes it so elsewhere."""
+    """A word cut at a line's end is made whole; a compound keeps its hyphen, as far as the document's words tell."""
 
     def join(match: re.Match[str]) -> str:
         before, after = match.group(1), match.group(2)
-        hyphenated = f"{before}-{after}"
-        keep = hyphenated.lower() in words or after[0].isupper() or after[0].isdigit() or before[-1].isdigit()
-        return hyphenated if keep else before + after
+        whole, compound = before + after, f"{before}-{after}"
+        if not after[0].islower() or not before[-1].isalpha() or compound.lower() in words:
+            return compound
+        halves = len(before) > 2 and len(after) > 2 and before.lower() in words and after.lower() in words
+        return compound if halves and whole.lower() not in words else whole
 
     if _HYPHEN in text:
         text = _SPLIT_WORD.sub(join, text).replace(_HYPHEN, "")

@@ -35,7 +35,7 @@ def _root(data: bytes, encoding: str | None) -> Element:
         return parse_xml(clean, entities=True)
     except ParseError as error:
         try:
-            return parse_xml(clean, recover=True)
+            return parse_xml(clean, entities=True, recover=True)
         except ParseError:
             raise error from None
 
