@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 from ragops import ids
 from ragops.errors import UsageError
@@ -34,7 +35,7 @@ _SPACE = r"[ \t\n\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _CLOSE = "\"'”’»›)\\]}*_」』）】》〉"
 _ABBREVIATIONS = (
     r"Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|vs|cf|al|Fig|Figs|Eq|Sec|Vol|pp|ed|eds|approx|ca|e\.g|i\.e|[A-Z]|"
-    r"bzw|usw|Nr|Abs|Art|Bd|z\.B|d\.h|u\.a|Ing|Mme|Sra"
+    r"bzw|usw|vgl|Nr|Abs|Art|Bd|z\.B|d\.h|u\.a|Ing|Mme|Sra"
 )
 _NO_END = "".join(rf"(?<!\b{word}\.)" for word in _ABBREVIATIONS.split("|")) + r"(?<!^\d\.)(?<!^\d\d\.)"
 _STOP = "。！？｡．؟।॥։၊။៕"
@@ -50,7 +51,9 @@ _RULE_SENTENCE = re.compile(
 _RULE_LINE = re.compile(r"\n++")
 _RULE_BLANK = re.compile(r"\n[ \t]*\n\s*+")
 _RULE_ITEM = re.compile(r"\n(?=[ \t]*+(?:[-*+•‣◦–]|\w{1,3}[.)])[ \t])")
-_RULE_CLAUSE = re.compile(rf"[,;:|][{_CLOSE}]*+{_SPACE}++|[，、；：]++|\t++|{_SPACE}[–—|]{_SPACE}")
+_RULE_CLAUSE = re.compile(
+    rf"[,;:|–—，、；：\t](?:(?<=[，、；：\t])[，、；：\t]*+{_SPACE}*+|(?<![，、；：\t])[{_CLOSE}]*+{_SPACE}++)"
+)
 _RULES: dict[BlockKind, tuple[tuple[re.Pattern[str], int], ...]] = {
     "paragraph": ((_RULE_SENTENCE, _SENTENCE), (_RULE_LINE, _CLAUSE), (_RULE_CLAUSE, _CLAUSE)),
     "heading": ((_RULE_SENTENCE, _SENTENCE), (_RULE_LINE, _CLAUSE), (_RULE_CLAUSE, _CLAUSE)),
@@ -86,6 +89,10 @@ class _Label:
     text: str
     start: int = -1
     level: int = 0
+
+
+#: A title or heading -> what a prefix says of it, and the tokens of that.
+_Said: TypeAlias = dict[str, tuple[str, int]]
 
 
 @dataclass(slots=True)
@@ -176,7 +183,6 @@ class Chunker:
             "chunker",
             {
                 "version": VERSION,
-                "unicode": unicodedata.unidata_version,
                 "tokenizer": tokenizer.fingerprint,
                 "window": window,
                 "reserve": reserve,
@@ -241,25 +247,27 @@ class Chunker:
             return [part for piece in pieces for part in _slices(piece, text, self._max_chars)]
         return pieces
 
-    def _count_all(self, works: Sequence[_Work]) -> dict[str, int]:
-        """Count every piece, and the titles and headings, which come back."""
+    def _count_all(self, works: Sequence[_Work]) -> _Said:
+        """Count every piece; titles and headings come back, with their tokens, short enough for a prefix."""
         pieces: list[_Piece] = []
         texts: list[str] = []
-        labels: dict[str, int] = {}
+        labels: _Said = {}
         for work in works:
             text = work.text
             if self._context:
-                labels[work.title] = 0
+                labels[work.title] = ("", 0)
             for section in work.sections:
                 if self._context:
-                    labels.update((label.text, 0) for label in section.path)
+                    labels.update((label.text, ("", 0)) for label in section.path)
                 for block in section.blocks:
                     pieces += block.pieces
                     texts += [text[piece.start : piece.end] for piece in block.pieces]
         counts = self._tokenizer.count([*texts, *labels]) if texts else []
         for piece, tokens in zip(pieces, counts, strict=False):
             piece.tokens = tokens
-        return dict(zip(labels, counts[len(pieces) :], strict=False))
+        for label, tokens in zip(labels, counts[len(pieces) :], strict=False):
+            labels[label] = (label, tokens) if tokens <= self._prefix_limit else self._shorten(label)
+        return labels
 
     def _refine(self, works: Sequence[_Work]) -> None:
         """Make blocks that fit whole, and cut pieces that do not fit, all documents in step."""
@@ -370,7 +378,7 @@ class Chunker:
         )
 
     def _pack(self, section: _Section) -> list[tuple[int, int, int | None, bool]]:
-        """Start, end, page and exactness of each chunk of a section: as even as good borders allow."""
+        """Start, end, page and exactness of each chunk of a section: as full as good borders allow."""
         starts: list[int] = []
         borders: list[int] = []
         pages: list[int | None] = []
@@ -402,9 +410,13 @@ class Chunker:
                     bisect_right(total, total[at] + budget, at + 1, last) - 1,
                     bisect_right(starts, reach, at + 1, last) - 1,
                 )
-                even = rest / -(-rest // budget) if rest > budget else budget  # tokens, if all were alike
-                least = bisect_left(total, total[at] + even / 2, at + 1, max(most, at + 1))
-                aim = total[at] + even
+                # Full chunks from the front, so that an edit moves no border before it; only the last two are evened.
+                full = min(budget, rest / 2) if rest > budget else budget
+                if rest > budget:  # leave no crumb
+                    crumb = bisect_right(total, total[last] - self._size // 8, at + 1, last) - 1
+                    most = min(most, max(crumb, at + 1))
+                least = bisect_left(total, total[at] + full / 2, at + 1, max(most, at + 1))
+                aim = total[at] + full
                 stop = max(
                     range(least, max(most, least) + 1), key=lambda nth: (borders[nth], -abs(total[nth] - aim), nth)
                 )
@@ -413,10 +425,10 @@ class Chunker:
         return stretches
 
     # ------------------------------------------------------------ finishing
-    def _joined(self, parts: Sequence[str], labels: dict[str, int]) -> int:
-        return sum(labels[part] for part in parts) + self._separator_tokens * max(len(parts) - 1, 0)
+    def _joined(self, parts: Sequence[str], labels: _Said) -> int:
+        return sum(labels[part][1] for part in parts) + self._separator_tokens * max(len(parts) - 1, 0)
 
-    def _prefix(self, draft: _Draft, labels: dict[str, int]) -> str:
+    def _prefix(self, draft: _Draft, labels: _Said) -> str:
         """Title and headings that the chunk does not hold itself, innermost kept."""
         path = draft.path
         title = draft.work.title
@@ -429,23 +441,22 @@ class Chunker:
             parts.insert(0, title)
         while len(parts) > 1 and self._joined(parts, labels) > self._prefix_limit:
             del parts[0]
-        if parts and self._joined(parts, labels) > self._prefix_limit:
-            parts[0] = self._shorten(parts[0])
-        return _SEPARATOR.join(parts)
+        return _SEPARATOR.join(labels[part][0] for part in parts)
 
-    def _shorten(self, label: str) -> str:
-        """The first words of a label that alone is longer than a prefix may be."""
+    def _shorten(self, label: str) -> tuple[str, int]:
+        """The first words of a label that alone is longer than a prefix may be, and their tokens."""
         keep = self._prefix_limit
         offsets = self._tokenizer.offsets([label])[0]
-        while keep:
+        while keep and offsets:
             short = label[: offsets[min(keep, len(offsets)) - 1][1]]
             short = short.rpartition(" ")[0] or short
-            if self._tokenizer.count([short])[0] <= self._prefix_limit:
-                return short
+            tokens = self._tokenizer.count([short])[0]
+            if tokens <= self._prefix_limit:
+                return short, tokens
             keep //= 2
-        return ""
+        return "", 0
 
-    def _finish(self, draft: _Draft, labels: dict[str, int], prefix: str | None = None) -> Chunk:
+    def _finish(self, draft: _Draft, labels: _Said, prefix: str | None = None) -> Chunk:
         text = draft.work.text[draft.start : draft.end]
         if prefix is None:
             prefix = self._prefix(draft, labels) if self._context else ""
@@ -461,7 +472,7 @@ class Chunker:
             embed_text=f"{prefix}\n\n{text}" if prefix else text,
         )
 
-    def _finish_all(self, drafts: Sequence[_Draft], labels: dict[str, int]) -> list[Chunk]:
+    def _finish_all(self, drafts: Sequence[_Draft], labels: _Said) -> list[Chunk]:
         """Where counts do not surely add up, count what the model reads and halve what is too long."""
         done: list[Chunk] = []
         pending: list[tuple[_Draft, Chunk]] = []
@@ -500,11 +511,13 @@ def _overlap_from(
 def _tiles(parsed: Parsed) -> Iterator[tuple[Span, int, int]]:
     """The blocks so that they cover the text side by side: what lies between two belongs to the first."""
     size = len(parsed.text)
+    if not size:
+        return
     spans = [span for span in parsed.spans if span.start < min(span.end, size)]
     starts = [span.start for span in spans]
-    if any(one >= two for one, two in pairwise(starts)):
+    if any(one.end > two.start for one, two in pairwise(spans)):
         raise ValueError("the blocks of a parsed document must not overlap and must be in order")
-    if not spans and size:
+    if not spans:
         spans, starts = [Span("paragraph", 0, size)], [0]
     yield from zip(spans, [0, *starts[1:]], [*starts[1:], size], strict=True)
 
