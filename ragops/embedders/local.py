@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.embedders.models import ModelFiles, identify, load_tokenizer, read_layout
 from ragops.embedders.packed import PackedModel, can_pack
-from ragops.embedders.tokenizer import TextTokenizer
+from ragops.embedders.tokenizer import TextTokenizer, clean
 from ragops.embedders.window import refuse_long
 from ragops.errors import MissingExtra, ModelError, UsageError
 from ragops.types import Space
@@ -155,6 +155,8 @@ def pick_devices(device: str) -> list[torch.device]:
         return [torch.device("mps" if torch.backends.mps.is_available() else "cpu")]
     try:
         chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda", "mps"):
+            raise ValueError("ragops runs on cpu, cuda and mps")
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -179,7 +181,9 @@ def _library_lane(files: ModelFiles, device: torch.device, space: Space) -> Call
     def lane(texts: list[str], _tokens: list[NDArray[Any]], query: bool) -> NDArray[Any]:
         encode = model.encode_query if query else model.encode_document
         prompt = space.query_prompt if query else space.document_prompt
-        result: NDArray[Any] = encode(texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False)
+        result: NDArray[Any] = encode(
+            [clean(text) for text in texts], prompt=prompt, batch_size=len(texts), show_progress_bar=False
+        )
         return result
 
     return lane

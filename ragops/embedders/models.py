@@ -188,15 +188,25 @@ def _files(name: str, folder: Path, pin: str = "") -> ModelFiles:
 
 def _module_folders(folder: Path) -> list[str]:
     """Where the modules' files are, relative to the model's folder, without repeats."""
-    modules = _json(folder / "modules.json") if (folder / "modules.json").exists() else [{"path": ""}]
     paths = []
-    for module in modules:
-        path = str(module.get("path", ""))
+    for module in _modules(folder):
+        path = str(module.get("path") or "")
         if os.path.isabs(path) or ".." in Path(path).parts:
             raise ModelError(f"{folder / 'modules.json'} points outside of the model: {path!r}", "do not use it")
         if path not in paths:
             paths.append(path)
     return paths
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """modules.json, or what sentence-transformers makes of a folder without one: a transformer and pooling."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return [{"path": "", "type": "sentence_transformers.Transformer"}, {"type": "sentence_transformers.Pooling"}]
+    modules = _json(path)
+    if not isinstance(modules, list) or not modules or not all(isinstance(module, dict) for module in modules):
+        raise ModelError(f"{path} is not a list of modules", "fetch the model again")
+    return modules
 
 
 def _configuration(folder: Path) -> list[Path]:
@@ -214,18 +224,11 @@ def _json(path: Path) -> Any:
 def read_layout(files: ModelFiles) -> Layout:
     """Read a model's configuration. Raises ModelError for one that ragops cannot run faithfully."""
     folder = files.folder
-    modules: list[dict[str, Any]] = (
-        _json(folder / "modules.json")
-        if (folder / "modules.json").exists()
-        else [{"path": "", "type": "sentence_transformers.models.Transformer"}, {"path": None, "type": "Pooling"}]
-    )
+    modules = _modules(folder)
     kinds = []
     for module in modules:
-        kind = str(module["type"])
-        if kind.rpartition(".")[2] not in _MODULES or kind.partition(".")[0] not in (
-            "sentence_transformers",
-            "Pooling",
-        ):
+        kind = str(module.get("type"))
+        if kind.rpartition(".")[2] not in _MODULES or kind.partition(".")[0] != "sentence_transformers":
             raise ModelError(
                 f"model {files.name!r} is built of {kind}, which ragops does not run",
                 f"choose a text model of {', '.join(sorted(_MODULES))}",
@@ -288,9 +291,13 @@ def _hidden(name: str, config: Mapping[str, Any]) -> int:
 
 def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
     mode = config.get("pooling_mode")
-    if mode is not None:
-        return (mode,) if isinstance(mode, str) else tuple(mode)
-    return tuple(short for key, short in _LEGACY_POOLING if config.get(key)) or ("mean",)
+    if mode is None:
+        return tuple(short for key, short in _LEGACY_POOLING if config.get(key)) or ("mean",)
+    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    known = [short for _, short in _LEGACY_POOLING]
+    if not modes or any(mode not in known for mode in modes):
+        raise ModelError(f"pooling {mode!r} is not known", f"ragops knows {', '.join(known)}")
+    return modes
 
 
 def _window(settings: Mapping[str, Any], transformer: Path, config: Mapping[str, Any]) -> int:
@@ -310,12 +317,18 @@ def _window(settings: Mapping[str, Any], transformer: Path, config: Mapping[str,
 
 
 def _prompts(folder: Path) -> tuple[str, str]:
-    """(query, document), chosen as sentence-transformers' encode_query and encode_document choose."""
+    """(query, document). A model without prompts of these names has its default for both, mostly none.
+
+    sentence-transformers 6 saves an empty "document" beside a model's "passage": the first that says something counts.
+    """
     path = folder / "config_sentence_transformers.json"
     config = _json(path) if path.exists() else {}
-    prompts = {key: value for key, value in (config.get("prompts") or {}).items() if isinstance(value, str)}
+    prompts = {
+        key: value or "" for key, value in (config.get("prompts") or {}).items() if isinstance(value, str | None)
+    }
     default = prompts.get(config.get("default_prompt_name") or "", "")
-    document = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default)
+    documents = [prompts[key] for key in ("document", "passage", "corpus") if key in prompts]
+    document = next((prompt for prompt in documents if prompt), "") if documents else default
     return prompts.get("query", default), document
 
 

@@ -30,14 +30,14 @@ class TextTokenizer:
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         result: list[list[tuple[int, int]]] = []
         for start in range(0, len(texts), _SLICE):
-            part = [_clean(text) for text in texts[start : start + _SLICE]]
+            part = [clean(text) for text in texts[start : start + _SLICE]]
             result += [encoding.offsets for encoding in self._inner.encode_batch(part, add_special_tokens=False)]
         return result
 
     def count(self, texts: Sequence[str]) -> list[int]:
         result: list[int] = []
         for start in range(0, len(texts), _SLICE):
-            part = [_clean(text) for text in texts[start : start + _SLICE]]
+            part = [clean(text) for text in texts[start : start + _SLICE]]
             result += [len(encoding) for encoding in self._inner.encode_batch_fast(part, add_special_tokens=False)]
         return result
 
@@ -50,7 +50,7 @@ class TextTokenizer:
         try:
             result: list[Ids] = []
             for start in range(0, len(texts), _SLICE):
-                part = [_clean(text) for text in texts[start : start + _SLICE]]
+                part = [clean(text) for text in texts[start : start + _SLICE]]
                 result += [np.array(encoding.ids, dtype=np.int64) for encoding in self._inner.encode_batch_fast(part)]
             return result
         finally:
@@ -80,7 +80,7 @@ def _parse(definition: bytes, lower_case: bool) -> Any:
     return inner
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Lone surrogates have no UTF-8: one replacement character each, so that offsets stay."""
     try:
         text.encode()
