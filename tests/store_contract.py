@@ -297,6 +297,8 @@ def broken(reason: str) -> Iterator[tuple[Point, Any]]:
             yield Point(bad.point_id.upper(), bad.chunk_id, bad.document_id, "", bad.payload), good
         case "no text":
             yield point(1, text=None), good
+        case "no heading":
+            yield point(1, heading="Part"), good
         case "another chunk":
             yield Point(bad.point_id, "other", bad.document_id, "", bad.payload), good
         case "payload nan":
@@ -320,7 +322,7 @@ def broken(reason: str) -> Iterator[tuple[Point, Any]]:
 
 
 REASONS = (
-    "nan", "inf", "overflow", "zero", "short", "long", "twice", "no uuid", "uuid in capitals", "no text",
+    "nan", "inf", "overflow", "zero", "short", "long", "twice", "no uuid", "uuid in capitals", "no text", "no heading",
     "another chunk", "payload nan", "payload object", "payload key", "payload tuple", "payload integer", "surrogate",
     "huge", "in base",
 )  # fmt: skip

@@ -18,6 +18,7 @@ import pytest
 
 from ragops.errors import DiskFull, SchemaError, StoreError, UsageError
 from ragops.stores import files, open_store
+from ragops.stores.bm25 import Bm25
 from ragops.stores.edge import EdgeStore
 from ragops.types import Point, Store
 from tests.store_contract import *  # noqa: F403
@@ -147,13 +148,17 @@ def test_backends_agree_on_order_and_scores(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_large_release_is_indexed_and_an_exact_search_is_exact(edge: EdgeStore) -> None:
     n = 12_000
+
+    def made(i: int) -> Point:
+        return point(i, text="rare words") if i < 310 else point(i)
+
     rows = np.random.default_rng(0).standard_normal((n + 300, 32)).astype(np.float32)
     space = Space("99" * 32, "tests/wide", 32, 256, "", normalized=True)  # noqa: F405
     small = release(1, 9_000, space=space)
-    edge.write(small, base=None, delete=[], add=((point(i), rows[i]) for i in range(9_000)))
-    edge.write(release(2, n, space=space), base=1, delete=[], add=((point(i), rows[i]) for i in range(9_000, n)))
-    gone = [point(i).point_id for i in range(300)]
-    added = ((point(i), rows[i]) for i in range(n, n + 300))
+    edge.write(small, base=None, delete=[], add=((made(i), rows[i]) for i in range(9_000)))
+    edge.write(release(2, n, space=space), base=1, delete=[], add=((made(i), rows[i]) for i in range(9_000, n)))
+    gone = [made(i).point_id for i in range(300)]
+    added = ((made(i), rows[i]) for i in range(n, n + 300))
     edge.write(release(3, n, space=space), base=2, delete=gone, add=added)
     kept = rows[300:] / np.linalg.norm(rows[300:], axis=1)[:, None]
     import qdrant_edge
@@ -167,10 +172,16 @@ def test_a_large_release_is_indexed_and_an_exact_search_is_exact(edge: EdgeStore
     hits = 0
     for seed in range(30):
         query = np.random.default_rng(1000 + seed).standard_normal(32)
-        best = {point(300 + int(i)).point_id for i in np.argsort(-(kept @ query))[:10]}
+        best = {made(300 + int(i)).point_id for i in np.argsort(-(kept @ query))[:10]}
         assert len(best & {hit.point_id for hit in reader.search(query, 10, exact=True)}) == 10
         hits += len(best & {hit.point_id for hit in reader.search(query, 10)})
     assert hits >= 285  # of 300
+    # Deleted points stay in an indexed segment: BM25 must not count them.
+    clean = ((made(i), rows[i]) for i in range(300, n + 300))
+    edge.write(release(4, n, space=space), base=None, delete=[], add=clean)
+    with edge.open(4) as other:
+        for text in ("rare", "rare harbour", "about copper copper"):
+            assert reader.search_text(text, 20) == other.search_text(text, 20)
     reader.close()
     assert edge.check() == []
 
@@ -616,6 +627,41 @@ def test_a_sparse_copy_stays_sparse(tmp_path: Path) -> None:
     assert files.checksum(dense) == checksum
     os.truncate(dense, (64 << 20) + 1)
     assert files.checksum(dense) != checksum
+
+
+def test_what_is_no_release_is_left_alone(edge: EdgeStore) -> None:
+    fill(edge, 3)
+    releases = edge.root / "main" / "releases"
+    (releases / "notes.txt").write_text("mine")
+    (releases / "00000009").write_text("a file")
+    (releases / "²").mkdir()
+    (releases / "5").mkdir()
+    edge.write(release(2, 1), base=None, delete=[], add=pairs(1))
+    assert [each.number for each in edge.releases()] == [1, 2]
+    assert {"notes.txt", "00000009", "²", "5"} <= {path.name for path in releases.iterdir()}
+
+
+def test_a_release_whose_lock_was_tidied_away(edge: EdgeStore) -> None:
+    fill(edge, 3)
+    (folder(edge, 1) / "LOCK").unlink()
+    assert len(everything(edge)) == 3
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    store = open_store(tmp_path, url="http://127.0.0.1:9")
+    for call in (store.live, store.releases, store.open, lambda: store.publish(1)):
+        with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9(?s:.)*ragops doctor"):
+            call()
+
+
+def test_bm25_counts_words() -> None:
+    encoder = Bm25(100)
+    assert encoder.length("The harbour and the harbours of a copper sea") == 4
+    assert encoder.length("") == 0
+    tokens, weights = encoder.query("sea Sea SEAS copper")
+    assert sorted(weights) == [1.0, 3.0]
+    assert len(tokens) == 2
+    assert encoder.query("of the and") == ([], [])
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "ä", "x" * 65, "-x"])

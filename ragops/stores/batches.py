@@ -78,6 +78,11 @@ def _payload(point: Point) -> str:
             )
     if not isinstance(point.payload.get("text"), str):
         raise StoreError(f"point {point.point_id} has no text in its payload", HINT)
+    title, heading = point.payload.get("title"), point.payload.get("heading")
+    if not (title is None or isinstance(title, str)) or not (
+        heading is None or (isinstance(heading, list) and all(isinstance(part, str) for part in heading))
+    ):
+        raise StoreError(f"point {point.point_id}: its title is not text, or its heading no list of texts", HINT)
     payload = dict(point.payload)
     _plain(point.point_id, "payload", payload)
     try:

@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.errors import DiskFull, RagopsError, SpaceMismatch, StoreError, UsageError
 from ragops.stores import files, manifest
-from ragops.stores.batches import BATCH, Batch, batches, check_ids
-from ragops.stores.edge_process import SPACE_HINT, Writer
 from ragops.stores.edge_reader import EdgeReader
-from ragops.stores.edge_writer import INDEXED_FROM, settings
-from ragops.stores.manifest import MEND, Damaged, Manifest
+from ragops.stores.index import INDEXED_FROM, settings
+from ragops.stores.manifest import MEND, SPACE_HINT, Damaged, Manifest
 from ragops.types import Point, Release
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from ragops.stores.batches import Batch
+
 RESERVE = 8 << 20  # bytes of disk that stay free
 ROW_BYTES = 3_000  # of disk per point beside its vectors: payload, sparse vector, indexes (measured: 2,900)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_RELEASE = re.compile(r"[0-9]{8,18}")
 _SHARD, _POINTS, _MANIFEST, _LOCK = "shard", "points.parquet", "manifest.json", "LOCK"
 _CONFIG = f"{_SHARD}/edge_config.json"  # rewritten by every load, so not sealed but kept in the manifest
 
@@ -182,7 +183,9 @@ class EdgeStore:
     def _numbers(self) -> list[int]:
         try:
             names = os.listdir(self._releases)
-            return sorted(int(name) for name in names if name.isdigit() and self._sealed(self._releases / name))
+            return sorted(
+                int(name) for name in names if _RELEASE.fullmatch(name) and self._sealed(self._releases / name)
+            )
         except FileNotFoundError:
             return []
         except PermissionError as error:
@@ -193,7 +196,7 @@ class EdgeStore:
 
     def _live_number(self) -> int | None:
         try:
-            text = (self._folder / "LIVE").read_text()
+            text = (self._folder / "LIVE").read_text("ascii")
         except FileNotFoundError:
             return None
         except PermissionError as error:
@@ -335,7 +338,7 @@ class EdgeStore:
     def _discard_drafts(self) -> None:
         for name in os.listdir(self._releases):
             folder = self._releases / name
-            if name.isdigit() and not self._sealed(folder):
+            if _RELEASE.fullmatch(name) and folder.is_dir() and not self._sealed(folder):
                 shutil.rmtree(folder)
         for stray in self._folder.glob(".LIVE.*.tmp"):
             stray.unlink()
@@ -390,6 +393,9 @@ class EdgeStore:
         progress: Callable[[int], None],
         lock: int,
     ) -> Release:
+        from ragops.stores.batches import BATCH, batches, check_ids
+        from ragops.stores.edge_process import Writer
+
         with _disk_errors(self._folder):
             (folder / _SHARD).mkdir(parents=True)
             copied = 0 if before is None else self._copy(before, folder)

@@ -16,8 +16,8 @@ import ragops
 from ragops.errors import DiskFull, StoreError
 from ragops.stores import files
 from ragops.stores.edge_writer import frame
+from ragops.stores.manifest import SPACE_HINT
 
-SPACE_HINT = "Free space or move the workspace, then run it again; `ragops prune` removes old releases."
 _CODE = (
     "import sys, runpy; sys.path.append(sys.argv.pop(1)); "
     "runpy.run_module('ragops.stores.edge_writer', run_name='__main__')"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.errors import RagopsError, StoreError
 from ragops.stores import bm25, files, ranking
-from ragops.stores.edge_writer import DENSE, SPARSE
 from ragops.stores.filters import for_edge
+from ragops.stores.index import DENSE, EF, OVERSAMPLING, SPARSE
 from ragops.stores.manifest import MEND, Manifest
 from ragops.types import Filter, Release, Scored
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     import qdrant_edge
 
     from ragops.types import Vectors
-
-EF = 64
-OVERSAMPLING = 2.0  # without it int8 stays at a recall of .953 whatever EF is
 
 
 @contextmanager

@@ -22,16 +22,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ragops.stores import bm25, files
+from ragops.stores.index import (
+    DENSE,
+    FULL_SCAN_KB,
+    HNSW_EF,
+    HNSW_M,
+    INDEXED_FIELDS,
+    INDEXED_FROM,
+    QUANTILE,
+    SPARSE,
+    indexing_kb,
+)
 
 HEADER = struct.Struct("<cII")
-DENSE = "dense"
-SPARSE = "bm25"
-INDEXED_FROM = 10_000  # points; below it an exact scan is fast enough, and exact
-INDEXED_FIELDS = ("tenant", "groups", "document_id", "source", "uri")
-HNSW_M = 16
-HNSW_EF = 100
-FULL_SCAN_KB = 1000  # a filter that leaves less than this is scanned
-QUANTILE = 0.99  # of int8
 
 
 class NoSpace(Exception):
@@ -41,17 +44,6 @@ class NoSpace(Exception):
 def frame(kind: bytes, value: str, raw: bytes = b"") -> bytes:
     text = value.encode()
     return HEADER.pack(kind, len(text), len(raw)) + text + raw
-
-
-def settings(dim: int) -> dict[str, Any]:
-    """What a manifest says about the index."""
-    return {
-        "dim": dim,
-        "indexed_from": INDEXED_FROM,
-        "hnsw": {"m": HNSW_M, "ef_construct": HNSW_EF, "full_scan_kb": FULL_SCAN_KB},
-        "int8": {"quantile": QUANTILE},
-        "fields": list(INDEXED_FIELDS),
-    }
 
 
 def main() -> None:
@@ -157,9 +149,7 @@ def _edge_config(edge: Any, dim: int) -> Any:
         },
         sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
         # One segment, so that the threshold (in KB of vectors) is one in points.
-        optimizers=edge.EdgeOptimizersConfig(
-            indexing_threshold=max(1, INDEXED_FROM * dim * 4 // 1024), default_segment_number=1
-        ),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=indexing_kb(dim), default_segment_number=1),
         wal_enabled=False,  # cannot be changed later; without it any number of processes can read
     )
 

@@ -7,7 +7,6 @@ under `meta`) matches when one of its items does. `gte` and `lt` compare numbers
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -207,6 +206,8 @@ def _key(name: Any) -> str:
         if '"' in own or "\\" in own:
             raise UsageError(f"filter: the name in {name!r} has a quote or a backslash, which a path cannot hold")
         return f'meta."{own}"'
+    import difflib
+
     near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.75)
     own_field = (
         f'your own fields stand under meta: "meta.{name}"' if name and prefix != "meta" else 'write "meta.<name>"'

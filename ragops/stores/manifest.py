@@ -69,3 +69,4 @@ MEND = (
     "`ragops ingest --rebuild` builds a sound release from the dataset; "
     "`ragops rollback` goes back to an older release."
 )
+SPACE_HINT = "Free space or move the workspace, then run it again; `ragops prune` removes old releases."

@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Any
 from ragops.errors import RagopsError, SpaceMismatch, StoreError, UsageError
 from ragops.stores import bm25, manifest, ranking
 from ragops.stores.batches import batches, check_ids
-from ragops.stores.edge_reader import EF, OVERSAMPLING
-from ragops.stores.edge_writer import (
+from ragops.stores.filters import for_server
+from ragops.stores.index import (
     DENSE,
+    EF,
     FULL_SCAN_KB,
     HNSW_EF,
     HNSW_M,
     INDEXED_FIELDS,
-    INDEXED_FROM,
+    OVERSAMPLING,
     QUANTILE,
     SPARSE,
+    indexing_kb,
     settings,
 )
-from ragops.stores.filters import for_server
 from ragops.stores.manifest import Manifest
 from ragops.types import Filter, Point, Release, Scored
 
@@ -297,7 +298,7 @@ class QdrantStore:
             quantization_config=models.ScalarQuantization(
                 scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True, quantile=QUANTILE)
             ),
-            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=max(1, INDEXED_FROM * dim * 4 // 1024)),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=indexing_kb(dim)),
         )
         for field in INDEXED_FIELDS:
             schema = models.KeywordIndexParams(
