@@ -85,10 +85,12 @@ def language_model() -> str:
 
 
 # ---------------------------------------------------------------- blocks to text
-# Control characters other than tab and line feed, byte order marks, soft hyphens, lone surrogates, noncharacters.
-_DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f\xad\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+# Control characters other than tab and line feed, soft hyphens, byte order marks, noncharacters.
+_DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+# All of these as one class, which is searched many times faster than alternatives.
+_UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]")
 _TRAILING = re.compile("[ \t]+\n")
 _GAPS = re.compile("\n{2,}")
 
@@ -126,14 +128,9 @@ def _clean_block(block: Block) -> str:
 
 
 def _clean(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text
-    text = _LINE_ENDS.sub("\n", text)
-    text = _DROPPED.sub("", text)
-    if text.isascii():
-        return text
-    text = _SURROGATES.sub("\ufffd", text)
-    return unicodedata.normalize("NFC", text)
+    if _UNCLEAN.search(text) is not None:
+        text = _SURROGATES.sub("\ufffd", _DROPPED.sub("", _LINE_ENDS.sub("\n", text)))
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _clean_fields(fields: Fields) -> Fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from ragops.errors import ParseError
 
@@ -14,6 +15,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text has many of these; ESC colours terminals' logs
 _SAMPLE = 200_000  # bytes that a guess looks at; detection is slow and more would not change its mind
 
 
@@ -51,7 +53,7 @@ def _guess(data: bytes) -> str:
 
 def _checked(text: str) -> str:
     sample = text[:_SAMPLE]
-    bad = sum(1 for c in sample if c < " " and c not in "\t\n\r\f\v\x1b") if not sample.isprintable() else 0
+    bad = len(_CONTROL.findall(sample))
     if bad * 10 > len(sample):
         raise ParseError(
             f"Not text: {bad:,} of the first {len(sample):,} characters are control characters.",
