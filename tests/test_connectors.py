@@ -605,7 +605,7 @@ def test_any_tree(tree: dict[tuple[str, ...], bytes], hidden: bool) -> None:
                 for part in path.split("/")
             )
 
-        connector = files(Path(folder), hidden=hidden)
+        connector = files(Path(folder).parent, path=folder, hidden=hidden)  # not its own workspace
         found = listing(connector)
         uris = [entry.uri for entry in found.entries]
         assert uris == sorted(set(uris))

@@ -12,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragops_connectors.media import BINARY, SHEET, SLIDES, WORD, decode, sniff
+from ragops_connectors.media import BINARY, SHEET, SLIDES, WORD, sniff
+
+
+def decode(data: bytes, encoding: str | None) -> str:
+    return data.decode(encoding or "utf-8", "replace")
 
 
 def zipped(*names: str, **contents: bytes) -> bytes:
@@ -73,6 +77,10 @@ CASES = [
     ("a.json", b'{\n  "a": 1\n}\n', "application/json", "utf-8"),
     ("a.json", b'[\n  {"a": 1},\n  {"a": 2}\n]', "application/json", "utf-8"),
     ("a.json", b'{"a": ', "application/json", "utf-8"),
+    ("a.json", b'{"a": "%s"}\n{"a": 2}\n' % (b"x" * 9000), "application/x-ndjson", "utf-8"),
+    ("a.json", b'{"a": "%s"}\n' % (b"x" * 9000), "application/json", "utf-8"),
+    ("a", b'{"a": "%s"}\n' % (b"x" * 2_000_000), "application/json", "utf-8"),
+    ("a", b"{ %s" % (b"x" * 2_000_000), "text/plain", "utf-8"),
     ("a.ipynb", NOTEBOOK, "application/x-ipynb+json", "utf-8"),
     ("a.json", NOTEBOOK, "application/x-ipynb+json", "utf-8"),
     ("a", b'{"a": [1, 2]}', "application/json", "utf-8"),
@@ -196,6 +204,7 @@ KOREAN = "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권
         (JAPANESE, "euc-jp"),
         (JAPANESE, "iso2022_jp"),
         (JAPANESE + "\n", "utf-16-le"),
+        (CHINESE + "\n", "utf-16-be"),
         (CHINESE, "gb18030"),
         (KOREAN, "euc-kr"),
     ],
@@ -237,7 +246,11 @@ def test_a_torn_character_does_not_garble_the_rest() -> None:
 
 
 def test_a_stray_control_character_is_still_text() -> None:
-    assert sniff("a.txt", b"words " * 100 + b"\0" + b" words" * 100) == ("text/plain", "utf-8")
+    for more in (b"", b"."):  # of an even and an odd length
+        assert sniff("a.txt", b"words " * 100 + b"\0" + b" words" * 100 + more) == ("text/plain", "utf-8")
+        latin = GERMAN.encode("cp1252") + b"\0" + more
+        media_type, encoding = sniff("a.txt", latin)
+        assert (media_type, decode(latin, encoding)) == ("text/plain", latin.decode("cp1252"))
     assert sniff("a.log", b"\x1b[31mred\x1b[0m\x1b(B words " * 20) == ("text/plain", "utf-8")
 
 

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 
 HEAD = 4096  # bytes looked at where a format shows itself at its start
+_LINE = 1_000_000  # bytes of JSON that are parsed to be sure
 SAMPLE = 65_536  # bytes looked at where an encoding has to be guessed
 
 WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -127,6 +128,8 @@ _SUPERSET = {
     "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "gb2312": "gb18030",
     "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs",
 }  # fmt: skip
+# Never a guess: they show themselves or are not there.
+_SEEN_BEFORE = ["utf_7", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "utf_32_le", "utf_32_be"]
 # What Western European languages write above ASCII.
 _WESTERN = frozenset(
     ("àáâãäåæçèéêëìíîïñòóôõöøùúûüýÿœßÀÁÂÃÄÅÆÇÈÉÊËÍÎÏÑÒÓÔÕÖØÙÚÛÜŒŠšŽž€‚„…‘’“”•–—™\u00a0¡£§©ª«¬®°±²³´µ·º»¼½¾¿×÷").encode(
@@ -136,12 +139,13 @@ _WESTERN = frozenset(
 
 
 def sniff(name: str, data: bytes) -> tuple[str, str | None]:
-    """Media type and, for text, the encoding that decodes `data` (use `decode`).
+    """Media type and, for text, the encoding of `data`.
 
     `name` is a file name or path; its ending counts only where content leaves a choice. Anything that is neither a
     known format nor text is "application/octet-stream", unless its name claims a format: that parser can say what is
     wrong with it.
-    The encoding is None for binary formats and for mail, whose parts declare their own (UTF-16 and UTF-32 mail apart).
+    The encoding decodes all of the data, or, where a mark or nearly all of it leaves no doubt, all but a few torn
+    characters. It is None for binary formats and for mail, whose parts declare their own (unless it is in UTF-16).
     """
     dot = name.rfind(".")
     suffix = name[dot:].lower() if dot > name.rfind("/") else ""
@@ -165,12 +169,6 @@ def sniff(name: str, data: bytes) -> tuple[str, str | None]:
         declared = _declared(head) if media_type in ("text/html", "application/xml") else None
         encoding = _legacy(data, declared, encoding)
     return media_type, encoding
-
-
-def decode(data: bytes, encoding: str | None) -> str:
-    """Text of `data`. Bytes that the encoding cannot say become U+FFFD: `sniff` names such an encoding only where
-    nearly all of a file is sound in it, so that one torn character does not garble the rest."""
-    return data.decode(encoding or "utf-8", "replace")
 
 
 # ---------------------------------------------------------------- binary formats
@@ -346,7 +344,7 @@ def _text(suffix: str, start: str, data: bytes, encoding: str | None) -> str:
             return "image/svg+xml" if re.search(r"<svg[\s>]", start) else "application/xml"
     elif opening in "{[" and opening and suffix not in (".txt", ".text", ".log"):
         found = _json(start, data, encoding)
-        if found != "application/json" or _loads(decode(data, encoding)):
+        if found != "application/json" or _is_json(data, encoding):
             return found
     elif (opening.isalpha() or opening == ">") and _mail(start):
         return "message/rfc822"
@@ -358,11 +356,24 @@ def _text(suffix: str, start: str, data: bytes, encoding: str | None) -> str:
 def _json(start: str, data: bytes, encoding: str | None) -> str:
     if '"nbformat' in start or (b'"nbformat"' in data and b'"cells"' in data):
         return "application/x-ipynb+json"
-    lines = start.lstrip().splitlines()[:2]
-    second = lines[1].lstrip() if len(lines) == 2 else ""
-    if second[:1] in ("{", "[") and second[:1] == lines[0][:1] and _loads(lines[0]):
+    first, _, rest = start.lstrip().partition("\n")
+    if not rest and (end := data.find(b"\n", 0, _LINE)) > 0:  # a first line longer than the head
+        first, rest = _decoded(data[:end], encoding), _decoded(data[end : end + HEAD], encoding)
+    if rest.lstrip()[:1] == first[:1] and _loads(first):
         return "application/x-ndjson"
     return "application/json"
+
+
+def _is_json(data: bytes, encoding: str | None) -> bool:
+    """Of small data the proof, of large the look."""
+    if len(data) <= _LINE:
+        return _loads(_decoded(data, encoding))
+    last = _decoded(data[-64:], encoding).rstrip()[-1:]
+    return last in ("}", "]")
+
+
+def _decoded(data: bytes, encoding: str | None) -> str:
+    return data.decode(encoding or "utf-8", "replace")
 
 
 def _loads(text: str) -> bool:
@@ -397,31 +408,26 @@ def _unicode(data: bytes, head: bytes) -> str | None:
                 if encoding == "utf-8-sig":
                     return encoding if _controls(head) <= len(head) * 0.01 else None
                 return encoding if _readable(head.decode(encoding, "replace"), 0.05) else None
-    if b"\0" in head:
-        wide = _wide(data, head)
-        if wide:
-            return wide
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return "utf-8" if _controls(head) <= len(head) * 0.01 else None
+    if _controls(head) <= len(head) * 0.01 and _decodes(data, "utf-8"):
+        return "utf-8"
+    return _wide(data, head) if b"\0" in head else None
 
 
 def _wide(data: bytes, head: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark: zeros all on one side, and letters when read so."""
     if len(data) % 2:
         return None
-    even, odd = head[0::2].count(0), head[1::2].count(0)
+    ones, others = head[0::2], head[1::2]
+    even, odd = ones.count(0), others.count(0)
+    breaks = min(len(part) - len(part.translate(None, b" ,\n")) for part in (ones, others))
+    if (even + odd) * 5 < len(head) and breaks * 50 > len(head):
+        return None  # bytes with a stray zero: in pairs, such breaks would stand on one side
     candidates: list[str] = []
     if len(data) % 4 == 0 and head[3::4].count(0) == len(head[3::4]):
         candidates.append("utf-32-le")
     if len(data) % 4 == 0 and head[0::4].count(0) == len(head[0::4]):
         candidates.append("utf-32-be")
-    if odd > 4 * even:
-        candidates.append("utf-16-le")
-    if even > 4 * odd:
-        candidates.append("utf-16-be")
+    candidates += ["utf-16-le", "utf-16-be"] if odd >= even else ["utf-16-be", "utf-16-le"]
     for encoding in candidates:
         try:
             text = data.decode(encoding)
@@ -507,5 +513,5 @@ def _guess(data: bytes) -> str | None:
     if len(data) > SAMPLE:
         cut = data.rfind(b"\n", 0, SAMPLE)  # a border where no character of several bytes is torn
         sample = data[: cut if cut > 0 else SAMPLE]
-    best = from_bytes(sample).best()
+    best = from_bytes(sample, cp_exclusion=_SEEN_BEFORE).best()
     return best.encoding if best else None
