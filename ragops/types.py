@@ -252,6 +252,14 @@ class Tokenizer(Protocol):
         """Sha256 of its definition."""
         ...
 
+    @property
+    def additive(self) -> bool:
+        """True where a text, cut beside white space or a full stop, always counts what its parts count together.
+
+        Chunks are then not counted again. When in doubt, False.
+        """
+        ...
+
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Per text, the code-point span of each token, special tokens left out."""
         ...

@@ -14,6 +14,9 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ragops.embedders import load_tokenizer
+from ragops.embedders.models import find_model
+from ragops.embedders.tokenizer import TextTokenizer
 from ragops.errors import UsageError
 from ragops.types import BlockKind, Chunk, Parsed, Span, Tokenizer
 from ragops_pipelines.chunk import Chunker
@@ -88,6 +91,37 @@ class Gaps(Words):
 
 MINILM = MiniLM()
 TOKENIZERS: list[Tokenizer] = [MINILM, Words(), Signs(), Gaps()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(lambda text: text.strip() == text),
+            st.sampled_from([" ", "\n", "\t", "\u00a0", "\u2028", "\u3000", "。", "،、", "।", "؟", "。」"]),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.sampled_from([MINILM, Words(), load_tokenizer(find_model("hash:8"))]),
+)
+def test_tokenizers_that_say_that_counts_add_up(parts: list[tuple[str, str]], tokenizer: Tokenizer) -> None:
+    assert tokenizer.additive
+    texts = [text + end for text, end in parts]
+    assert tokenizer.count(["".join(texts)])[0] <= sum(tokenizer.count(texts))
+
+
+def test_which_tokenizers_say_that_counts_add_up() -> None:
+    assert load_tokenizer(find_model("all-MiniLM-L6-v2")).additive
+    bert = tokenizers.Tokenizer(tokenizers.models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    assert not TextTokenizer(bert.to_str().encode(), fingerprint="").additive  # splits nowhere
+    bert.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    assert TextTokenizer(bert.to_str().encode(), fingerprint="", lower_case=True).additive
+    bert.add_tokens(["new york"])
+    assert not TextTokenizer(bert.to_str().encode(), fingerprint="").additive
+    pairs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    pairs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+    assert not TextTokenizer(pairs.to_str().encode(), fingerprint="").additive
 
 
 # ---------------------------------------------------------------- documents

@@ -173,7 +173,7 @@ class Chunker:
         self._size = size
         self._overlap = overlap
         self._context = context
-        self._additive = bool(getattr(tokenizer, "additive", False))
+        self._additive = tokenizer.additive
         self._prefix_limit = room // 4
         self._max_chars = size * CHARS_PER_TOKEN
         # With an overlap sentences must be known everywhere; else a block that surely fits need not be cut to see it.

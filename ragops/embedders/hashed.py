@@ -32,6 +32,7 @@ _START = "\n"  # no token can be this
 class HashTokenizer:
     """Words and signs, in pieces of at most 12 characters."""
 
+    additive = True
     special_tokens = 2  # as BERT's, so that the same window arithmetic is exercised
     fingerprint = ids.sha256(b"ragops:hash-tokenizer:v1 " + _TOKEN.pattern.encode())
 

@@ -23,6 +23,7 @@ class TextTokenizer:
     def __init__(self, definition: bytes, *, fingerprint: str, lower_case: bool = False, prompt: str = "") -> None:
         self.fingerprint = fingerprint
         self._inner = _parse(definition, lower_case)
+        self.additive = _additive(json.loads(self._inner.to_str()))
         self.special_tokens: int = self._inner.num_special_tokens_to_add(False)
         if prompt:  # one more, because a merge across the border can cost a token
             self.special_tokens += self.count([prompt])[0] + 1
@@ -78,6 +79,18 @@ def _parse(definition: bytes, lower_case: bool) -> Any:
         lower = tokenizers.normalizers.Lowercase()
         inner.normalizer = tokenizers.normalizers.Sequence([lower, inner.normalizer]) if inner.normalizer else lower
     return inner
+
+
+def _additive(definition: dict[str, Any]) -> bool:
+    """BERT's way: words are split at white space and punctuation before anything else, and each stands for itself."""
+    normalizer = definition["normalizer"] or {"type": "Sequence", "normalizers": []}
+    steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    return (
+        (definition["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+        and definition["model"].get("type") == "WordPiece"
+        and all(step["type"] in ("BertNormalizer", "Lowercase") for step in steps)
+        and not any(len(token["content"].split()) > 1 for token in definition["added_tokens"])
+    )
 
 
 def clean(text: str) -> str:
