@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import re
 import stat
@@ -415,9 +416,9 @@ def translate(glob: str) -> str:
                 end += 1
             out.append(".*" if end - at > 1 else "[^/]*")
             at = end
-        elif char == "[" and (end := glob.find("]", at + 2)) > 0 and "/" not in glob[at:end]:
-            inside = re.sub(r"([\\\[\]&~|])", r"\\\1", glob[at + 1 : end])
-            out.append(f"[^/{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]")
+        elif char == "[" and (end := glob.find("]", at + (3 if glob[at + 1 : at + 2] == "!" else 2))) > 0:
+            # A class of characters is spelled as fnmatch does, which knows its pitfalls, without its frame.
+            out.append(f"(?!/){fnmatch.translate(glob[at : end + 1])[4:-3]}")
             at = end + 1
         else:
             out.append("[^/]" if char == "?" else re.escape(char))
