@@ -46,8 +46,8 @@ class RecordsSettings:
     """Settings of the connector `records`."""
 
     path: str = ""
-    """Must be given: a file, a folder of files or a glob (`data/*.jsonl.gz`), absolute or from the workspace. Rows of one file have
-    the URI `<source>:/<id>`, which a renamed file keeps; rows of several `<source>:/<file>#<id>`."""
+    """Must be given: a file, a folder of files or a glob (`data/*.jsonl.gz`), absolute or from the workspace. Rows of
+    one file have the URI `<source>:/<id>`, which a renamed file keeps; rows of several `<source>:/<file>#<id>`."""
     format: str = "auto"
     """`jsonl`, `csv`, `tsv` or `parquet`; `auto` goes by name, then by content. The first three may be gzipped."""
     id: str | None = None
