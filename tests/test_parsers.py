@@ -8,7 +8,7 @@ import zipfile
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.errors import ParseError
@@ -636,6 +636,38 @@ def test_docx_nested_tables_without_end() -> None:
         pass  # which the worker turns into a reject; the text or a clean refusal, nothing else
 
 
+@pytest.mark.parametrize(
+    "media_type", [*GOOD, make.PDF, "text/html", "text/markdown", "application/json", "message/rfc822"]
+)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_mutilated_files_give_text_or_a_reason(media_type: str, data: st.DataObject) -> None:
+    whole = (
+        GOOD.get(media_type)
+        or {
+            make.PDF: make.pdf([(50, 700, 24, "Head"), (50, 670, 12, "some words")]),
+            "text/html": b"<html><head><title>t</title></head><body><h1>a</h1><ul><li>b<table><tr><td>c</table></ul><pre>d",
+            "text/markdown": b"---\ntitle: a\n---\n# b\n\n- c\n  > d\n\n| e | f |\n|---|---|\n| `g` | <b>h</b> |\n\n```\ni",
+            "application/json": b'{"a": [1, {"b": "c"}, null], "d": {"e": [[]]}}',
+            "message/rfc822": b"Subject: =?utf-8?q?a?=\nFrom: b@c\nContent-Type: multipart/mixed; boundary=x\n\n--x\n\nd\n--x--\n",
+        }[media_type]
+    )
+    broken = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 5))):
+        place = data.draw(st.integers(0, len(broken) - 1))
+        broken[place] = data.draw(st.integers(0, 255))
+    first, last = sorted(data.draw(st.tuples(*[st.integers(0, len(broken))] * 2)))
+    if data.draw(st.booleans()):
+        del broken[first:last]
+    try:
+        output = parse(bytes(broken), media_type)
+    except ParseError as error:
+        assert error.message
+        assert error.hint
+    else:
+        assemble(output, "test")
+
+
 # ---------------------------------------------------------------- the registry
 @pytest.mark.parametrize(
     ("media_type", "code"),
@@ -669,6 +701,16 @@ def test_the_general_parser_reads_on_without_its_model_from_outside() -> None:
     output = general.parse(b"A first sentence stands here. A second one follows it.\n\n- item", "text/plain", "utf-8")
     assert "second one follows" in words(output)
     assert general.language_model() in ("en_core_web_sm", "blank-en+sentencizer")
+
+
+def test_what_is_cleaned_is_searched_for_first() -> None:
+    from ragops_pipelines import parse as stage
+
+    every = [chr(code) for code in range(0x110000)]
+    changed = {
+        c for c in every if stage._LINE_ENDS.search(c) or stage._DROPPED.search(c) or stage._SURROGATES.search(c)
+    }
+    assert {c for c in every if stage._UNCLEAN.search(c)} == changed
 
 
 @given(

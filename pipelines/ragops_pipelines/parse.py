@@ -145,7 +145,7 @@ def _clean_fields(fields: Fields) -> Fields:
 
 
 # ---------------------------------------------------------------- the pool
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Task:
     """One file on its way."""
 
@@ -407,7 +407,7 @@ class _Process:
         pending = dict(enumerate(tasks))
         try:
             self._sock.settimeout(None)
-            wire.send(self._sock, header, *(task.data for task in tasks))
+            wire.send(self._sock, wire.encode(header), *(task.data for task in tasks))
             while True:
                 self._wait(pending)
                 answer, body = self._inbox.take()
@@ -440,7 +440,7 @@ class _Process:
         last = self._log.read().decode("utf-8", "replace").strip()
         if status == -signal.SIGXCPU:
             return self._limits.out_of_time(clock=False)
-        if re.search(r"memory allocation|out of memory|MemoryError|bad_alloc|Cannot allocate memory", last):
+        if wire.OUT_OF_MEMORY.search(last):
             return self._limits.out_of_memory()
         if status == -signal.SIGKILL:
             return ParseError(

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 
 from ragops import ids
-from ragops.errors import ParseError
+from ragops.errors import ParseError, UsageError
 from ragops.types import Parser, ParserOutput
 
 ENTRY_POINTS = "ragops.parsers"
@@ -106,10 +106,10 @@ def find(media_type: str) -> Spec | Parser:
     plugged = _plugins().get(media_type)
     if plugged is not None:
         return plugged
-    spec = _BY_TYPE.get(media_type)
-    if spec is not None:
-        return spec
-    raise _refusal(media_type)
+    spec = _BY_TYPE.get(media_type) or (_BY_TYPE["text/plain"] if media_type.startswith("text/") else None)
+    if spec is None:
+        raise _refusal(media_type)
+    return spec
 
 
 def fingerprint(media_type: str) -> str:
@@ -147,7 +147,13 @@ def _plugins() -> dict[str, Parser]:
 
 
 def _loaded(point: EntryPoint) -> Parser:
-    value = point.load()
+    try:
+        value = point.load()
+    except Exception as error:  # a stranger's module may raise anything
+        raise UsageError(
+            f"The parser plug-in {point.name!r} ({point.value}) cannot be loaded: {error}.",
+            "Repair or uninstall the package that brings it.",
+        ) from error
     parser: Parser = value() if isinstance(value, type) else value
     return parser
 

@@ -47,7 +47,7 @@ class Archive:
     def read(self, name: str) -> bytes:
         try:
             return self._zip.read(name)
-        except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
+        except (KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
             raise ParseError(
                 f"The part {name!r} is missing or damaged: {error}.", "Replace the file with a whole copy."
             ) from error

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from ragops.errors import ParseError
 
+_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
+
 
 class Element(Protocol):
     """What the parsers use of an lxml element."""
@@ -100,5 +102,5 @@ def parse_xml(data: bytes, *, entities: bool = False, large: bool = False, recov
 
 
 def _raise_memory(error: Exception) -> None:
-    if "memory" in str(error).lower():
+    if getattr(error, "code", None) == _NO_MEMORY:
         raise MemoryError(str(error)) from error

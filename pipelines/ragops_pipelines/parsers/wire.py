@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import socket
 import struct
 import time
@@ -22,6 +23,9 @@ PROGRESS_BYTES = _PROGRESS.size
 
 IDLE, LOADING, PARSING = 0, 1, 2  # phases of a worker
 
+#: How libraries put it that memory ran out, in an error or as their last words.
+OUT_OF_MEMORY = re.compile(r"memory allocation|out of memory|MemoryError|bad_alloc|cannot allocate memory", re.I)
+
 _KINDS: tuple[BlockKind, ...] = ("heading", "paragraph", "list", "table", "code")
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 
@@ -30,8 +34,12 @@ class Closed(Exception):
     """The other side is gone."""
 
 
-def send(sock: socket.socket, header: Mapping[str, Any], *bodies: bytes) -> None:
-    head = json.dumps(header).encode()
+def encode(header: Mapping[str, Any]) -> bytes:
+    """Raises TypeError for what JSON does not know."""
+    return json.dumps(header).encode()
+
+
+def send(sock: socket.socket, head: bytes, *bodies: bytes) -> None:
     size = sum(map(len, bodies))
     frame = _FRAME.pack(len(head), size)
     if size <= 65_536:

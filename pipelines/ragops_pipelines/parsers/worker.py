@@ -55,7 +55,7 @@ def main() -> None:
                 break
         progress.note(wire.IDLE)
         retire = retire or done >= _MAX_FILES or _resident() > _MAX_RESIDENT
-        wire.send(sock, {"done": True, "retire": retire})
+        wire.send(sock, wire.encode({"done": True, "retire": retire}))
         _trim_log()
         if retire:
             return
@@ -67,7 +67,6 @@ def _one(
 ) -> bool:  # fmt: skip
     """Parse and answer. False: memory ran out, so this process is spent."""
     healthy = True
-    answer: dict[str, Any]
     body = b""
     try:
         progress.note(wire.LOADING, item)
@@ -76,24 +75,26 @@ def _one(
             parser.load()
         with _Limited(limits):
             progress.note(wire.PARSING, item)
-            answer, body = wire.pack_parsed(_parse(parser, data, media_type, encoding, limits))
+            header, text = wire.pack_parsed(_parse(parser, data, media_type, encoding, limits))
+            answer, body = wire.encode({"item": item, **header}), text
     except ParseError as error:
-        answer = wire.pack_error(error)
+        answer = _refusal(item, error)
     except MemoryError:
         healthy = False
-        answer = wire.pack_error(limits.out_of_memory())
+        answer = _refusal(item, limits.out_of_memory())
     except RecursionError:
-        answer = wire.pack_error(ParseError("The file is nested too deep to be read.", "Check that it is a document."))
+        answer = _refusal(item, ParseError("The file is nested too deep to be read.", "Check that it is a document."))
     except Exception as error:  # libraries raise what they like; one file must not end the worker
-        name, text = type(error).__name__, " ".join(str(error).split())[:300]
-        healthy = "memory" not in text.lower()
-        answer = wire.pack_error(
-            ParseError(f"The file cannot be read: {name}: {text}", "Check the file, or replace it with a whole copy.")
-            if healthy
-            else limits.out_of_memory()
-        )
-    wire.send(sock, {"item": item, **answer}, body)
+        name, words = type(error).__name__, " ".join(str(error).split())[:300]
+        healthy = wire.OUT_OF_MEMORY.search(words) is None
+        broken = ParseError(f"The file cannot be read: {name}: {words}", "Check it, or replace it with a whole copy.")
+        answer = _refusal(item, broken if healthy else limits.out_of_memory())
+    wire.send(sock, answer, body)
     return healthy
+
+
+def _refusal(item: int, error: ParseError) -> bytes:
+    return wire.encode({"item": item, **wire.pack_error(error)})
 
 
 def _parse(parser: Any, data: bytes, media_type: str, encoding: str | None, limits: Limits) -> Parsed:
