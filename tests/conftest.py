@@ -63,7 +63,9 @@ Result = subprocess.CompletedProcess[str]
 def ragops(tmp_path: Path) -> Callable[..., Result]:
     """Run the command line in a process of its own, in `tmp_path`."""
 
-    def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120) -> Result:
+    def run(
+        *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120
+    ) -> Result:
         return subprocess.run(
             [sys.executable, "-m", "ragops", *map(str, arguments)],
             cwd=cwd or tmp_path, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,

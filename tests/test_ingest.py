@@ -15,7 +15,7 @@ from ragops.errors import Locked, RagopsError, UsageError
 from ragops.workspace import Workspace
 from ragops_pipelines.job import HeldBack, NothingPassed, Summary
 
-from .conftest import CORPUS, settle, use_model, write_corpus
+from tests.conftest import CORPUS, settle, use_model, write_corpus
 
 
 def contents(workspace: Workspace) -> dict[str, tuple[Mapping[str, Any], list[float]]]:
@@ -115,7 +115,9 @@ def test_many_changes_equal_a_clean_build(workspace: Workspace, tmp_path: Path) 
     """Growth through several shard counts, edits, moves and deletes."""
     corpus = tmp_path / "corpus"
     for n in range(60):
-        put(corpus, f"d{n % 7}/f{n}.md", f"# Number {n}\n\nAbout the number {n}.\n\n## More\n\nIt is {n * n} squared.\n")
+        put(
+            corpus, f"d{n % 7}/f{n}.md", f"# Number {n}\n\nAbout the number {n}.\n\n## More\n\nIt is {n * n} squared.\n"
+        )
         if n in (3, 20, 40):
             workspace.ingest(corpus)
     for n in range(0, 60, 9):
@@ -157,7 +159,9 @@ def test_another_model_is_another_space(workspace: Workspace, corpus: Path) -> N
 
 
 def test_permissions_and_metadata_reach_the_hits(workspace: Workspace, tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", {"a.md": "---\ntitle: T\ntenant: acme\ngroups: [x, y]\nlang: en\n---\nText.\n"})
+    corpus = write_corpus(
+        tmp_path / "corpus", {"a.md": "---\ntitle: T\ntenant: acme\ngroups: [x, y]\nlang: en\n---\nText.\n"}
+    )
     workspace.ingest(corpus)
     payload, _ = next(iter(contents(workspace).values()))
     assert (payload["title"], payload["tenant"], payload["groups"]) == ("T", "acme", ["x", "y"])
@@ -383,7 +387,10 @@ def test_old_releases_are_kept_and_pruned(workspace: Workspace, corpus: Path) ->
         put(corpus, "notes.txt", f"version {n} of the notes")
         workspace.ingest()
     assert [r.number for r in workspace.store.releases()] == [3, 4, 5]
-    assert "version 1" in workspace.search("notes version", k=1, filter={"uri": "corpus:/notes.txt"}, release=3).hits[0].text
+    assert (
+        "version 1"
+        in workspace.search("notes version", k=1, filter={"uri": "corpus:/notes.txt"}, release=3).hits[0].text
+    )
 
 
 def test_a_newer_state_is_refused(workspace: Workspace, corpus: Path) -> None:

@@ -32,7 +32,13 @@ def modules() -> dict[str, Path]:
 
 def imports(name: str, file: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    tree = ast.parse(file.read_text("utf-8"))
+    # A package's face imports its own modules when they are called for; that is its way to be light, not a circle.
+    lazy = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.If) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        own = isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{name}.")
+        if file.name == "__init__.py" and own and id(node) in lazy:
+            continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

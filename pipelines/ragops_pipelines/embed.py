@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ragops import ids
@@ -59,6 +61,11 @@ def recipe_token(job: Job) -> str:
     )
 
 
+def query_encoder(job: Job, space: Space) -> Path:
+    """Where the exported query encoder of a space stands."""
+    return job.models / ids.short(space.fingerprint)
+
+
 class Embedding:
     """Chunks groups of documents, stages them for the dataset, and embeds each distinct new text once."""
 
@@ -111,11 +118,14 @@ class Embedding:
 
     def export_query_encoder(self) -> None:
         """Queries must not pay for torch: the model is exported once, checked against the original."""
-        folder = self.job.models / ids.short(self.recipe.space.fingerprint)
-        if self.sample and not folder.exists():
+        folder = query_encoder(self.job, self.recipe.space)
+        if folder.exists():
+            return
+        sample = self.sample or [point.payload["text"] for point in itertools.islice(self.job.dataset.points(), 16)]
+        if sample:
             self.ledger.progress("export", 0)
             with self.ledger.timed("embed"):
-                export_query_encoder(self.recipe.embedder, self.sample, folder)
+                export_query_encoder(self.recipe.embedder, sample, folder)
 
     def _missing(self, keys: Sequence[str]) -> set[str]:
         missing = self.job.cache.missing_vectors(keys)

@@ -30,7 +30,7 @@ def load(job: Job, ledger: Ledger, number: int, base: Release | None, space: Spa
         numerics=" ".join(state.get("numerics") or []),
         points=state.count("points"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        avg_len=base.avg_len if base else max(1, job.settings.chunk.size // 2),
+        avg_len=max(1, job.settings.chunk.size // 2),  # of the recipe, not of history: BM25 scores must converge
         notes={"incomplete": list(ledger.changes.incomplete)} if ledger.changes.incomplete else {},
     )
     with ledger.timed("load"):

@@ -11,9 +11,9 @@ import contextlib
 import itertools
 
 from ragops import ids
-from ragops.errors import RagopsError, UsageError
+from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.types import Release, Space
-from ragops_pipelines.embed import Embedding, Recipe, recipe_token
+from ragops_pipelines.embed import Embedding, Recipe, query_encoder, recipe_token
 from ragops_pipelines.fetch import groups
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
@@ -56,14 +56,21 @@ def ingest(job: Job) -> Summary:
             "nothing to ingest: no file matches in " + ", ".join(repr(c.name) for c in job.connectors),
             "Check the folder, and `include`, `exclude` and `hidden` of the source in params.yaml.",
         )
-    live = job.store.live()
+    live = _live(job)
     manifest = job.dataset.manifest()
     recorded = state.get("fingerprint")
     # A run that died between writing and recording left the dataset ahead of the state: write it all again.
     rebuild = job.options.rebuild or recorded != (manifest["fingerprint"] if manifest else None)
     token = recipe_token(job)
     in_step = not rebuild and live is not None and live.fingerprint == recorded
-    if in_step and state.get("recipe_token") == token and not _news(changes, ledger) and live is not None:
+    searchable = live is not None and query_encoder(job, live.space).exists()
+    if (
+        in_step
+        and searchable
+        and state.get("recipe_token") == token
+        and not _news(changes, ledger)
+        and live is not None
+    ):
         return _summary(ledger, live, added=0, removed=0, noop=True)
     number = state.start_run(max((release.number for release in job.store.releases()), default=0) + 1)
     state.start_work()
@@ -81,12 +88,13 @@ def ingest(job: Job) -> Summary:
 def _run(job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild: bool, in_step: bool) -> Summary:
     state = job.state
     everything = rebuild or state.get("recipe_token") != recipe_token(job)
+    searchable = live is not None and query_encoder(job, live.space).exists()
     for reject in ledger.changes.rejects:
         ledger.reject(reject)
     stream = groups(job, ledger, everything=everything)
     first = next(stream, None)
     recipe: Recipe | None = None
-    if first is not None or everything:  # else files were only touched: no tokenizer, no model
+    if first is not None or everything or not searchable:  # else files were only touched: no tokenizer, no model
         recipe = Recipe(job)
         embedding = Embedding(job, ledger, recipe, rebuild=rebuild)
         for group in itertools.chain([first] if first else [], stream):
@@ -117,7 +125,7 @@ def _run(job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild
             release = live
         else:
             space = Space(**state.get("model")["space"])
-            base = live if live is not None and live.space.fingerprint == space.fingerprint else None
+            base = None if rebuild or live is None or live.space.fingerprint != space.fingerprint else live
             release = load(job, ledger, number, base, space, in_step=in_step)
             with ledger.timed("publish"):
                 job.store.publish(release.number)
@@ -125,6 +133,14 @@ def _run(job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild
             state.put("seconds_per_byte", ledger.elapsed()["total"] / ledger.bytes_read)
     _prune(job)
     return _summary(ledger, release, added=added, removed=removed, written=written, noop=same)
+
+
+def _live(job: Job) -> Release | None:
+    """The live release; None where its pointer leads nowhere, which the run then mends from the dataset."""
+    try:
+        return job.store.live()
+    except StoreError:
+        return None
 
 
 def _compare(job: Job) -> tuple[Changes, bool]:

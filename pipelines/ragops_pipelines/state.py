@@ -100,19 +100,15 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.db = _connect(folder / "state.db")
-        try:
-            version = self.db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA:
-                raise SchemaError(
-                    f"{folder / 'state.db'} was written by a newer ragops (schema {version}; this one knows {SCHEMA})",
-                    "Upgrade: pip install -U ragops",
-                )
-            if version < SCHEMA:
-                self.db.executescript(_STATE)
-                self.db.execute(f"PRAGMA user_version = {SCHEMA}")
-        except sqlite3.DatabaseError as error:
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
             self.db.close()
-            raise _damaged(folder / "state.db", error) from error
+            raise SchemaError(
+                f"{folder / 'state.db'} was written by a newer ragops (schema {version}; this one knows {SCHEMA})",
+                "Upgrade: pip install -U ragops",
+            )
+        if version < SCHEMA:
+            self.db.executescript(_STATE + f"PRAGMA user_version = {SCHEMA};")
 
     def close(self) -> None:
         self.db.close()
@@ -240,15 +236,12 @@ class Cache:
     """Results by content: parses and vectors. Committed batch by batch, so that a killed run loses one batch."""
 
     def __init__(self, folder: Path) -> None:
-        self.db = _connect(folder / "cache.db")
         try:
-            self.db.executescript(_CACHE)
-        except sqlite3.DatabaseError:
-            # It can all be computed again: a damaged cache is dropped, not mourned.
-            self.db.close()
-            (folder / "cache.db").unlink()
-            self.db = _connect(folder / "cache.db")
-            self.db.executescript(_CACHE)
+            self.db = _connect(folder / "cache.db", _CACHE)
+        except StoreError:  # damaged: it can all be computed again
+            for suffix in ("", "-wal", "-shm"):
+                (folder / f"cache.db{suffix}").unlink(missing_ok=True)
+            self.db = _connect(folder / "cache.db", _CACHE)
         self.db.execute("PRAGMA synchronous = OFF")
 
     def close(self) -> None:
@@ -324,21 +317,23 @@ def _known(row: tuple[Any, ...]) -> Known:
     return known
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+def _connect(file: Path, schema: str = "") -> sqlite3.Connection:
+    """An open database. Raises StoreError for a file that is damaged or no database."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(file, isolation_level=None, timeout=30)
     try:
-        db = sqlite3.connect(file, isolation_level=None, timeout=30)
         db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(schema)
+    except sqlite3.OperationalError:  # a full disk, a lock: the file itself may be sound
+        db.close()
+        raise
     except sqlite3.DatabaseError as error:
-        raise _damaged(file, error) from error
+        db.close()
+        raise StoreError(
+            f"{file} cannot be read: {error}",
+            f"Move it away and run `ragops ingest`: {file.name} is local state, found again by comparing contents.",
+        ) from error
     return db
-
-
-def _damaged(file: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"{file} cannot be read: {error}",
-        f"Move it away and run `ragops ingest`: {file.name} is local state, found again by comparing contents.",
-    )
 
 
 def _batches(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:

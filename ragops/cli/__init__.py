@@ -10,6 +10,8 @@ import typer
 from ragops.cli import doctor, ingest, init, rejects, search, status
 from ragops.errors import RagopsError
 
+STOPPED = 130
+
 app = typer.Typer(
     name="ragops",
     help="The operations layer for RAG data: correctness that you can check, at the cost of what changed.",
@@ -41,13 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == STOPPED:  # typer turned Ctrl-C into its exit code
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except RagopsError as error:
         return _report(error.message, error.hint, error.exit_code, as_json="--json" in arguments)
     except KeyboardInterrupt:
         hint = "Nothing was published. Run the same command again: what was computed is kept."
-        return _report("stopped", hint, 130, as_json="--json" in arguments)
+        return _report("stopped", hint, STOPPED, as_json="--json" in arguments)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away (head, less): nothing to report to
         return 0
