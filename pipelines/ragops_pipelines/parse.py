@@ -39,6 +39,7 @@ _FLIGHT_ITEMS = 4 * _BATCH_ITEMS  # per worker, taken from the source and not ye
 _FLIGHT_BYTES = 64 << 20
 _LOAD_SECONDS = 300  # for a parser's imports, on a cold and busy machine
 MAX_TEXT = 200_000_000  # characters of one file
+_MOST_OF = 0.4  # buffers double: the one that is refused may be larger than all before it
 _ATTEMPTS = 3  # for files of a worker that died of nobody's fault
 
 
@@ -346,6 +347,8 @@ class _Flight(Generic[K]):
         return self.keys.pop(task.number)
 
 
+_ABORTS = (signal.SIGABRT, signal.SIGTRAP, signal.SIGILL, signal.SIGSEGV)
+
 #: What of the environment a worker sees. No secret of ours belongs near a hostile file.
 _ENVIRONMENT = frozenset(("PATH", "HOME", "LANG", "LANGUAGE", "TMPDIR", "VIRTUAL_ENV", "TZ", "USER"))
 _ENVIRONMENT_PREFIXES = ("LC_", "PYTHON", "LD_", "DYLD_", "NIX_")
@@ -434,13 +437,17 @@ class _Process:
                     raise _Died(pending.get(item), self._limits.out_of_time(clock=True)) from None
 
     def _cause_of_death(self) -> ParseError:
-        status = self._child.wait()
+        _, ended, usage = os.wait4(self._child.pid, 0)
+        status = self._child.returncode = os.waitstatus_to_exitcode(ended)
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(self._log.tell() - 4000, 0))
         last = self._log.read().decode("utf-8", "replace").strip()
         if status == -signal.SIGXCPU:
             return self._limits.out_of_time(clock=False)
-        if wire.OUT_OF_MEMORY.search(last):
+        # Native code that is refused memory aborts without a word; that it had taken most of what it may tells why.
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        refused = -status in _ABORTS and peak > _MOST_OF * self._limits.memory
+        if refused or wire.OUT_OF_MEMORY.search(last):
             return self._limits.out_of_memory()
         if status == -signal.SIGKILL:
             return ParseError(
