@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-QUESTION ?= How do I roll back a release?
+QUESTION ?= What happens to a file that cannot be parsed?
 
 .PHONY: demo test test-fast check install install-dev clean
 

@@ -54,8 +54,6 @@ def _packages() -> Iterator[Check]:
 
 
 def _tools() -> Iterator[Check]:
-    office = shutil.which("soffice") or shutil.which("libreoffice")
-    yield Check("libreoffice", "ok" if office else "note", office or "not found: old .doc and .ppt files are rejected")
     try:
         from ragops_pipelines.parse import language_model
     except ImportError:

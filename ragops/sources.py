@@ -8,8 +8,7 @@ from pathlib import Path
 from ragops import config
 from ragops.config import Settings, SourceSettings, Where
 from ragops.errors import UsageError
-
-RECORDS = {".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"}
+from ragops_connectors.records import SUFFIXES
 
 
 def match(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings | None, str]:
@@ -36,9 +35,9 @@ def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str
     target = path.resolve()
     connector = "files"
     if target.is_file():
-        if target.suffix.lower() not in RECORDS:
+        if not target.name.lower().endswith(tuple(ending for endings in SUFFIXES.values() for ending in endings)):
             raise UsageError(
-                f"{path} is a file; ragops ingests folders, or rows of a {', '.join(sorted(RECORDS))} file",
+                f"{path} is a file; ragops ingests folders, or the rows of a JSONL, CSV, TSV or Parquet file",
                 f"Ingest its folder: ragops ingest {path.parent}",
             )
         connector = "records"
@@ -55,12 +54,8 @@ def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str
     except ValueError:
         place = str(target)
     lines = [f"  - name: {name}", f"    connector: {connector}", f"    path: {_quoted(place)}"]
-    if connector == "files" and (target == root.resolve() or target in root.resolve().parents):
-        own = root.resolve().relative_to(target).as_posix()
-        prefix = "" if own == "." else f"{own}/"
-        names = [f"{prefix}{part}" for part in ("data/**", "params.yaml", "dvc.yaml", "dvc.lock")]
-        lines.append(f"    exclude: [{', '.join(_quoted(item) for item in names)}]  # the workspace's own files")
-    text = _insert((root / config.FILE).read_text("utf-8"), lines)
+    params = root / config.FILE
+    text = _insert(params.read_text("utf-8") if params.exists() else "", lines)
     found = next(source for source in config.parse(text).sources if source.name == name)
     return SourceSettings(found.name, found.connector, found.options, Where(config.FILE)), text
 

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ragops import config, ids
@@ -106,11 +107,16 @@ class Workspace:
         from ragops_pipelines.run import ingest
 
         options = Options(allow_deletes, rebuild, rehash, retry)
-        with self._locked(wait), self._job(path, options, progress, add=True) as job:
-            try:
+        params = self.root / config.FILE
+        before = params.read_text("utf-8")
+        try:
+            with self._locked(wait), self._job(path, options, progress, add=True) as job:
                 return ingest(job)
-            except (OSError, sqlite3.Error) as error:
-                raise _environment(error, self.root) from error
+        except UsageError:
+            params.write_text(before, "utf-8")  # a source that cannot be ingested is not remembered
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise _environment(error, self.root) from error
 
     def plan(
         self,
@@ -134,11 +140,15 @@ class Workspace:
         from ragops_pipelines.dataset import Dataset
         from ragops_pipelines.job import Job
         from ragops_pipelines.snapshot import Snapshot
-        from ragops_pipelines.state import Cache
+        from ragops_pipelines.state import Cache, State
 
         sources, subtree = self._sources(path, add=add)
         connectors = [self._connector(source, subtree) for source in sources]
-        with self.state() as state, contextlib.closing(Cache(self.local)) as cache:
+        with contextlib.ExitStack() as stack:
+            # a plan writes nothing, not even where nothing was ever ingested
+            local = self.local if add or self.local.exists() else Path(stack.enter_context(TemporaryDirectory()))
+            state = stack.enter_context(contextlib.closing(State(local)))
+            cache = stack.enter_context(contextlib.closing(Cache(local)))
             configured = {source.name for source in self.settings.sources}
             known = set(state.get("source_settings") or {}) if path is None else set()
             yield Job(
@@ -226,6 +236,11 @@ class Workspace:
             if live is None:
                 raise UsageError(f"{self.root} has no release yet", "Make one: ragops ingest")
             number = live.number
+        elif number not in (kept := [release.number for release in store.releases()]):
+            raise UsageError(
+                f"there is no release {number}; kept are {', '.join(map(str, kept)) or 'none'}",
+                "Older ones are removed beyond release.keep; `ragops status` lists them.",
+            )
         if number not in self._readers:
             self._readers[number] = store.open(number)
         return self._readers[number]

@@ -16,9 +16,11 @@ from ragops.workspace import Workspace
 
 CORPUS = {
     "guide/install.md": "# Install\n\nUse pip to install the package.\n\n## Linux\n\nNeeds a compiler and headers.\n",
-    "guide/rollback.md": "---\ntitle: Rolling back\n---\n# Rollback\n\nGo back to an older release when an answer is wrong.\n",
+    "guide/rollback.md": "---\ntitle: Rolling back\n---\n"
+    "# Rollback\n\nGo back to an older release when an answer is wrong.\n",
     "notes.txt": "Penguins live in the southern hemisphere.\n\nThey swim well and cannot fly.\n",
-    "page.html": "<html><head><title>Prices</title></head><body><h1>Prices</h1><table><tr><td>Basic</td><td>10</td></tr>"
+    "page.html": "<html><head><title>Prices</title></head><body><h1>Prices</h1><table>"
+    "<tr><td>Basic</td><td>10</td></tr>"
     "<tr><td>Large</td><td>30</td></tr></table><script>track()</script></body></html>",
     "data.csv": "city,people\nOslo,700000\nBergen,290000\n",
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from ragops.workspace import Workspace
-
 from tests.conftest import Result, answer, use_model, write_corpus
 
 Run = Callable[..., Result]
@@ -156,7 +155,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, tmp_path: Path, ragops: Run) -> None:
-    """In the middle of a run: an error with the way out, the live release answers, and after space is freed it goes on."""
+    """In the middle of a run: an error with the way out, the live release answers, and freed space lets it go on."""
     corpus = write_corpus(tmp_path / "corpus")
     ragops("init", small_disk / "kb")
     use_model(small_disk / "kb")

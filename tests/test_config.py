@@ -89,11 +89,11 @@ def test_a_new_source_keeps_everything_else(tmp_path: Path, text: str) -> None:
     assert [line for line in after.splitlines() if line in kept] == kept
 
 
-def test_a_folder_that_holds_the_workspace_leaves_its_own_files_out(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    source, _ = sources.add(tmp_path, parse(PARAMS), tmp_path)
-    assert source.options["path"] == "."
-    assert "data/**" in source.options["exclude"]
+def test_rows_are_known_by_the_name_of_their_file(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.csv.gz", "c.parquet"):
+        (tmp_path / name).touch()
+        source, _ = sources.add(tmp_path, Settings(), tmp_path / name)
+        assert source.connector == "records"
 
 
 def test_a_path_within_a_source_is_a_part_of_it(tmp_path: Path) -> None:

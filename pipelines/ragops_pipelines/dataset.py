@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ragops import ids
 from ragops.errors import SchemaError, StoreError
 from ragops.types import Chunk, Document, Metadata, Point
@@ -205,13 +207,15 @@ class Dataset:
             chunks = self._read("chunks", manifest["chunks"][shard])
             if wanted is not None:
                 documents = documents.filter(pl.col("document_id").is_in(list(wanted)))
-            by_id = {row["document_id"]: row for row in documents.iter_rows(named=True)}
+            by_id = {
+                row["document_id"]: {**row, "meta": orjson.loads(row["fields"])}
+                for row in documents.iter_rows(named=True)
+            }
             for row in chunks.iter_rows(named=True):
                 document = by_id.get(row["document_id"])
                 if document is None or (wanted is not None and row["point_id"] not in wanted[row["document_id"]]):
                     continue
-                text = document["text"][row["start"] : row["end"]]
-                body = payload(document, row["chunk_id"], row["heading"], row["page"], row["start"], row["end"], text)
+                body = payload(document, document["meta"], row, document["text"][row["start"] : row["end"]])
                 body["payload_sha"] = row["payload_sha"]
                 yield Point(row["point_id"], row["chunk_id"], row["document_id"], row["vector_key"], body)
 
@@ -234,30 +238,22 @@ class Dataset:
         return found
 
 
-def payload(
-    document: Mapping[str, Any],
-    chunk_id: str,
-    heading: Sequence[str],
-    page: int | None,
-    start: int,
-    end: int,
-    text: str,
-) -> dict[str, Any]:
-    """What the store keeps of a chunk, without its own hash (see CONVENTIONS)."""
+def payload(document: Mapping[str, Any], meta: Any, chunk: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """What the store keeps of a chunk (see CONVENTIONS), without its own hash. `meta`: the document's fields."""
     return {
-        "chunk_id": chunk_id,
+        "chunk_id": chunk["chunk_id"],
         "document_id": document["document_id"],
         "uri": document["uri"],
         "source": document["source"],
         "title": document["title"],
-        "heading": list(heading),
-        "page": page,
-        "start": start,
-        "end": end,
+        "heading": chunk["heading"],
+        "page": chunk["page"],
+        "start": chunk["start"],
+        "end": chunk["end"],
         "text": text,
         "tenant": document["tenant"],
-        "groups": list(document["groups"]),
-        "meta": json.loads(document["fields"]),
+        "groups": document["groups"],
+        "meta": meta,
     }
 
 
@@ -272,10 +268,10 @@ def document_row(document: Document) -> dict[str, Any]:
         "version": document.version,
         "title": document.title,
         "text": parsed.text,
-        "spans": json.dumps([[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans], separators=(",", ":")),
+        "spans": orjson.dumps([[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans]).decode(),
         "tenant": metadata.tenant,
         "groups": list(metadata.groups),
-        "fields": json.dumps(dict(metadata.fields), sort_keys=True, ensure_ascii=False, separators=(",", ":")),
+        "fields": orjson.dumps(dict(metadata.fields), option=orjson.OPT_SORT_KEYS).decode(),
         "parser": parsed.parser,
     }
 
@@ -288,24 +284,21 @@ def chunk_rows(document: Mapping[str, Any], chunks: Iterable[Chunk], space: str)
         embed_sha = ids.sha256_text(chunk.embed_text)
         again = seen[embed_sha] = seen.get(embed_sha, -1) + 1
         chunk_id = ids.chunk_id(document["document_id"], embed_sha, again)
-        body = payload(document, chunk_id, chunk.heading, chunk.page, chunk.start, chunk.end, chunk.text)
+        row: dict[str, Any] = {
+            "document_id": document["document_id"],
+            "nth": nth,
+            "chunk_id": chunk_id,
+            "start": chunk.start,
+            "end": chunk.end,
+            "heading": list(chunk.heading),
+            "page": chunk.page,
+            "embed_sha": embed_sha,
+            "vector_key": ids.vector_key(embed_sha, space),
+        }
         # meta may hold floats, which a composite refuses: its JSON text goes in instead
-        payload_sha = ids.composite("payload", {**body, "meta": document["fields"]})
-        rows.append(
-            {
-                "document_id": document["document_id"],
-                "nth": nth,
-                "chunk_id": chunk_id,
-                "point_id": ids.point_id(chunk_id, payload_sha),
-                "start": chunk.start,
-                "end": chunk.end,
-                "heading": list(chunk.heading),
-                "page": chunk.page,
-                "embed_sha": embed_sha,
-                "vector_key": ids.vector_key(embed_sha, space),
-                "payload_sha": payload_sha,
-            }
-        )
+        row["payload_sha"] = ids.composite("payload", payload(document, document["fields"], row, chunk.text))
+        row["point_id"] = ids.point_id(chunk_id, row["payload_sha"])
+        rows.append(row)
     return rows
 
 
@@ -325,7 +318,7 @@ def merge_metadata(seen: Metadata, inside: Mapping[str, Any]) -> Metadata:
 
 def _staged(state: State, document: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     row = state.db.execute("SELECT document, chunks FROM work.staged WHERE document_id = ?", (document,)).fetchone()
-    return json.loads(row[0]), json.loads(row[1])
+    return orjson.loads(row[0]), orjson.loads(row[1])
 
 
 def _frame(part: str, rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from ragops import ids
 from ragops.embedders import export_query_encoder, find_model, identify, load, load_tokenizer
@@ -81,17 +82,20 @@ class Embedding:
             chunked = self.recipe.chunker.chunk_many([(d.title, d.parsed) for d in documents])
             texts: dict[str, str] = {}
             staged: list[tuple[str, int, bytes, bytes]] = []
+            points: list[tuple[str, int, str, str]] = []
             for (known, _), document, chunks in zip(group, documents, chunked, strict=True):
                 row = document_row(document)
                 rows = chunk_rows(row, chunks, self.recipe.space.fingerprint)
                 texts.update((found["vector_key"], chunk.embed_text) for chunk, found in zip(chunks, rows, strict=True))
                 identity = document.document_id
-                staged.append((identity, shards.prefix(identity), _json(row), _json(rows)))
+                staged.append((identity, shards.prefix(identity), orjson.dumps(row), orjson.dumps(rows)))
+                points += [(identity, found["nth"], found["point_id"], found["vector_key"]) for found in rows]
                 self._record(known, document, rows)
             db = self.job.state.db
             db.execute("BEGIN")
             db.executemany("INSERT OR REPLACE INTO work.staged VALUES (?, ?, ?, ?)", staged)
             db.executemany("INSERT OR IGNORE INTO work.gone VALUES (?)", [(row[0],) for row in staged])
+            db.executemany("INSERT INTO work.wanted VALUES (?, ?, ?, ?)", points)
             db.execute("COMMIT")
             new = self._missing([key for key in texts if key not in self.pending])
             self.ledger.reused += sum(1 for key in texts if key not in new and key not in self.pending)
@@ -159,7 +163,3 @@ def _document(known: Known, parsed: Parsed) -> Document:
     identity = ids.document_id(known.source, known.uri)
     title = metadata.title or parsed.title or ""
     return Document(identity, known.uri, known.source, raw_sha or "", version, title, parsed, metadata)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from ragops import ids
-from ragops.errors import FetchError, ParseError, StoreError
+from ragops.errors import FetchError, ParseError, StoreError, Vanished
 from ragops.types import Connector, Entry, Parsed, Reject, Source
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
@@ -74,6 +74,13 @@ def _fetched(
         try:
             with ledger.timed("fetch"):
                 source = connector.fetch(entry)
+        except Vanished:
+            if before is None:
+                ledger.changes.seen -= 1
+            else:  # it leaves with the next scan that does not see it
+                before.settled = False
+                ledger.read(before)
+            continue
         except FetchError as error:
             reason = Reject(
                 entry.uri, connector.name, "fetch", error.code, error.message, error.hint, None, error.transient

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 
@@ -100,13 +99,7 @@ class Ledger:
         )
         db.execute("INSERT INTO work.old SELECT point_id FROM points WHERE document_id IN (SELECT * FROM work.gone)")
         db.execute("DELETE FROM points WHERE document_id IN (SELECT * FROM work.gone)")
-        for document, chunks in db.execute("SELECT document_id, chunks FROM work.staged"):
-            rows = json.loads(chunks)
-            db.executemany(
-                "INSERT INTO points VALUES (?, ?, ?, ?)",
-                ((document, row["nth"], row["point_id"], row["vector_key"]) for row in rows),
-            )
-            db.executemany("INSERT INTO work.wanted VALUES (?, ?)", ((row["point_id"], document) for row in rows))
+        db.execute("INSERT INTO points SELECT * FROM work.wanted")
         removed = "SELECT count(*) FROM work.old WHERE point_id NOT IN (SELECT point_id FROM work.wanted)"
         added = "SELECT count(*) FROM work.wanted WHERE point_id NOT IN (SELECT point_id FROM work.old)"
         return db.execute(removed).fetchone()[0], db.execute(added).fetchone()[0]

@@ -11,12 +11,15 @@ from ragops_pipelines.ledger import Ledger
 
 
 def load(job: Job, ledger: Ledger, number: int, base: Release | None, space: Space, *, in_step: bool) -> Release:
-    """Seal release `number` of the dataset on disk. Publishes nothing.
+    """Seal release `number` of the dataset on disk, from `base` where its space and settings allow. Publishes nothing.
 
     `in_step`: `base` holds exactly what the state held before this run, so the change is known; else all its ids
     are compared.
     """
     state, store = job.state, job.store
+    avg_len = max(1, job.settings.chunk.size // 2)  # of the recipe, not of history: BM25 scores must converge
+    if base is not None and (base.space.fingerprint, base.avg_len) != (space.fingerprint, avg_len):
+        base = None
     delete: list[str] = []
     add: dict[str, set[str]] | None = None  # document -> point ids; None: every point
     if base is not None:
@@ -30,7 +33,7 @@ def load(job: Job, ledger: Ledger, number: int, base: Release | None, space: Spa
         numerics=" ".join(state.get("numerics") or []),
         points=state.count("points"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        avg_len=max(1, job.settings.chunk.size // 2),  # of the recipe, not of history: BM25 scores must converge
+        avg_len=avg_len,
         notes={"incomplete": list(ledger.changes.incomplete)} if ledger.changes.incomplete else {},
     )
     with ledger.timed("load"):

@@ -21,6 +21,7 @@ from ragops_pipelines.load import load
 from ragops_pipelines.parse import parser_fingerprint
 from ragops_pipelines.scan import Changes, compare
 
+REPRESENTATIVE = 256  # vectors; a smaller run says little about the next one
 SMALL_CORPUS = 20  # documents; up to here `max_delete` holds nothing back
 
 
@@ -61,40 +62,44 @@ def ingest(job: Job) -> Summary:
     recorded = state.get("fingerprint")
     # A run that died between writing and recording left the dataset ahead of the state: write it all again.
     rebuild = job.options.rebuild or recorded != (manifest["fingerprint"] if manifest else None)
-    token = recipe_token(job)
     in_step = not rebuild and live is not None and live.fingerprint == recorded
-    searchable = live is not None and query_encoder(job, live.space).exists()
-    if (
-        in_step
-        and searchable
-        and state.get("recipe_token") == token
-        and not _news(changes, ledger)
-        and live is not None
-    ):
-        return _summary(ledger, live, added=0, removed=0, noop=True)
+    same_recipe = state.get("recipe_token") == recipe_token(job)
+    if in_step and live is not None and same_recipe and _searchable(job, live) and not _news(changes, ledger):
+        return _summary(job, ledger, live, added=0, removed=0, noop=True)
     number = state.start_run(max((release.number for release in job.store.releases()), default=0) + 1)
     state.start_work()
     try:
         summary = _run(job, ledger, number, live, rebuild=rebuild, in_step=in_step)
     except BaseException as error:
-        state.end_run(number, f"failed: {type(error).__name__}: {error}"[:500])
+        what = error.message if isinstance(error, RagopsError) else str(error)
+        state.end_run(number, f"failed: {what or type(error).__name__}"[:500])
         raise
     finally:
         state.end_work()
+    if summary is None:
+        state.end_run(number, "failed: no source gave any text")
+        raise NothingPassed(
+            f"none of the {state.count('rejects')} sources gave any text; there is nothing to release",
+            "See why with `ragops rejects list`.",
+        )
     state.end_run(number, "recorded", summary.as_dict())
     return summary
 
 
-def _run(job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild: bool, in_step: bool) -> Summary:
+def _run(
+    job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild: bool, in_step: bool
+) -> Summary | None:
+    """The summary, or None when not one source gave a document and there is nothing to release."""
     state = job.state
     everything = rebuild or state.get("recipe_token") != recipe_token(job)
-    searchable = live is not None and query_encoder(job, live.space).exists()
     for reject in ledger.changes.rejects:
         ledger.reject(reject)
     stream = groups(job, ledger, everything=everything)
     first = next(stream, None)
     recipe: Recipe | None = None
-    if first is not None or everything or not searchable:  # else files were only touched: no tokenizer, no model
+    if (
+        first is not None or everything or live is None or not _searchable(job, live)
+    ):  # else files were only touched: no tokenizer, no model
         recipe = Recipe(job)
         embedding = Embedding(job, ledger, recipe, rebuild=rebuild)
         for group in itertools.chain([first] if first else [], stream):
@@ -107,10 +112,7 @@ def _run(job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild
         visible = ledger.visible()
         removed, added = ledger.record()
         if not state.documents() and live is None:
-            raise NothingPassed(
-                f"none of the {state.count('rejects')} sources gave any text; there is nothing to release",
-                "See why with `ragops rejects list`.",
-            )
+            return None  # the rejects are recorded all the same
         fingerprint = _put(job, ledger, recipe, rebuild=rebuild)
         same = in_step and live is not None and live.fingerprint == fingerprint
         written: dict[str, int] = {}
@@ -125,14 +127,17 @@ def _run(job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild
             release = live
         else:
             space = Space(**state.get("model")["space"])
-            base = None if rebuild or live is None or live.space.fingerprint != space.fingerprint else live
-            release = load(job, ledger, number, base, space, in_step=in_step)
+            release = load(job, ledger, number, None if rebuild else live, space, in_step=in_step)
             with ledger.timed("publish"):
                 job.store.publish(release.number)
-        if ledger.computed and ledger.bytes_read:
+        if ledger.computed >= REPRESENTATIVE and ledger.bytes_read:
             state.put("seconds_per_byte", ledger.elapsed()["total"] / ledger.bytes_read)
     _prune(job)
-    return _summary(ledger, release, added=added, removed=removed, written=written, noop=same)
+    return _summary(job, ledger, release, added=added, removed=removed, written=written, noop=same)
+
+
+def _searchable(job: Job, live: Release) -> bool:
+    return query_encoder(job, live.space).exists()
 
 
 def _live(job: Job) -> Release | None:
@@ -221,11 +226,12 @@ def _prune(job: Job) -> None:
 
 
 def _summary(
-    ledger: Ledger, release: Release, *, added: int, removed: int, written: dict[str, int] | None = None,
+    job: Job, ledger: Ledger, release: Release, *, added: int, removed: int, written: dict[str, int] | None = None,
     noop: bool = False,
 ) -> Summary:  # fmt: skip
-    rejected = ledger.state.count("rejects")
     changes = ledger.changes
+    rejects = ledger.state.rejects()  # those of what was scanned: a run may be limited to a part of a source
+    rejected = sum(any(connector.owns(reject["uri"]) for connector in job.connectors) for reject in rejects)
     return Summary(
         release=release.number,
         fingerprint=release.fingerprint,

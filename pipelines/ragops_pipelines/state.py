@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ragops.errors import SchemaError, StoreError
 from ragops.types import Metadata, Parsed, Reject, Span
 
@@ -55,7 +57,8 @@ CREATE INDEX work.by_prefix ON staged (prefix);
 CREATE TABLE work.objects (sha TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE work.gone (document_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.old (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE work.wanted (point_id TEXT PRIMARY KEY, document_id TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE work.wanted (document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL UNIQUE,
+    vector_key TEXT NOT NULL, PRIMARY KEY (document_id, nth)) WITHOUT ROWID;
 CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -252,10 +255,10 @@ class Cache:
 
     def parse(self, key: str) -> Parsed | None:
         row = self.db.execute("SELECT value FROM parses WHERE key = ?", (key,)).fetchone()
-        return parsed_from_json(zlib.decompress(row[0]).decode()) if row else None
+        return parsed_from_json(zlib.decompress(row[0])) if row else None
 
     def save_parse(self, key: str, parsed: Parsed) -> None:
-        blob = zlib.compress(parsed_to_json(parsed).encode("utf-8", "replace"), 1)
+        blob = zlib.compress(parsed_to_json(parsed), 1)
         self.db.execute("INSERT OR REPLACE INTO parses VALUES (?, ?)", (key, blob))
 
     def missing_vectors(self, keys: Sequence[str]) -> set[str]:
@@ -286,28 +289,24 @@ class Cache:
         return found
 
 
-def parsed_to_json(parsed: Parsed) -> str:
+def parsed_to_json(parsed: Parsed) -> bytes:
     spans = [[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans]
-    return json.dumps(
-        [parsed.title, parsed.text, spans, dict(parsed.fields), parsed.parser],
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+    return orjson.dumps([parsed.title, parsed.text, spans, dict(parsed.fields), parsed.parser])
 
 
-def parsed_from_json(text: str) -> Parsed:
-    title, body, spans, fields, parser = json.loads(text)
+def parsed_from_json(data: bytes) -> Parsed:
+    title, body, spans, fields, parser = orjson.loads(data)
     return Parsed(title, body, tuple(Span(*s) for s in spans), fields, parser)
 
 
 def metadata_to_json(metadata: Metadata) -> str:
     """Canonical: its hash is part of a document's version."""
     value = [metadata.title, metadata.tenant, list(metadata.groups), dict(metadata.fields)]
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def metadata_from_json(text: str) -> Metadata:
-    title, tenant, groups, fields = json.loads(text)
+    title, tenant, groups, fields = orjson.loads(text)
     return Metadata(title, tenant, tuple(groups), fields)
 
 

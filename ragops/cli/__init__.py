@@ -67,8 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(message: str, hint: str, code: int, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}, ensure_ascii=False))
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
+    if message:  # none: the help was printed instead
+        print(f"error: {message}", file=sys.stderr)
+    if hint and message:
         print(hint, file=sys.stderr)
     return code
 

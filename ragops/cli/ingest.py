@@ -54,7 +54,7 @@ def command(
     from ragops.cli.progress import Show
 
     signal.signal(signal.SIGTERM, _stop)
-    found = _workspace(workspace, path)
+    found = _workspace(workspace, path, plan=plan)
     with Show(quiet=quiet) as show:
         if plan:
             planned = found.plan(path, rebuild=rebuild, rehash=rehash, progress=show)
@@ -75,13 +75,16 @@ def command(
     return 1 if strict and summary.sources["rejected"] else 0
 
 
-def _workspace(place: Path | None, path: Path | None) -> Workspace:
+def _workspace(place: Path | None, path: Path | None, *, plan: bool) -> Workspace:
+    from ragops.config import Settings
     from ragops.errors import UsageError
     from ragops.workspace import Workspace, find
 
     if find(place) is None and path is not None:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder", "Check the path: ragops ingest FOLDER")
+        if plan:
+            return Workspace((place or Path(".")).absolute(), Settings())
         made = Workspace.create(place or ".")
         print(f"made a workspace in {made.root}", file=sys.stderr)
         return made

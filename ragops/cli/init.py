@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ragops.cli.options import JsonOption, print_json
+from ragops.cli.options import JsonOption, WorkspaceOption, print_json
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="The folder; made if it is not there.")] = Path("."),
+    path: Annotated[Path | None, typer.Argument(help="The folder; made if it is not there. Default: here.")] = None,
+    workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a workspace: params.yaml, dvc.yaml, .gitignore and .dvcignore. Files that exist stay as they are.
@@ -21,13 +22,14 @@ def command(
     from ragops.templates import FILES
     from ragops.workspace import Workspace
 
-    existed = {name for name in FILES if (path / name).exists()}
-    workspace = Workspace.create(path)
+    place = path or workspace or Path(".")
+    existed = {name for name in FILES if (place / name).exists()}
+    made_workspace = Workspace.create(place)
     made = [name for name in FILES if name not in existed]
     if json:
-        print_json({"workspace": str(workspace.root), "made": made, "kept": sorted(existed)})
+        print_json({"workspace": str(made_workspace.root), "made": made, "kept": sorted(existed)})
         return
-    print(f"workspace {workspace.root}")
+    print(f"workspace {made_workspace.root}")
     for name in FILES:
         print(f"  {'kept' if name in existed else 'made'}  {name}")
     print("next: ragops ingest ./docs")

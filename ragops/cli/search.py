@@ -31,7 +31,7 @@ def command(
     """The best passages for a question, with their citations.
 
     Examples:
-      ragops search "how do I roll back a release"
+      ragops search "what happens to a file that cannot be parsed?"
       ragops search "invoices" -k 3 -f source=docs -f meta.lang=en
       ragops search "invoices" -f '{"page": {"gte": 10}}' --json
     """

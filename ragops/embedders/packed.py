@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ragops.embedders.models import Layout, ModelFiles
 
-    Linear = Callable[[Tensor], Tensor]
+    Linear = Callable[..., Tensor]
 
 _ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # -> gelu's approximation
 _FAR = 128  # distances beyond share a bucket (MPNet)
@@ -124,10 +124,10 @@ def can_pack(layout: Layout) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Layer:
     attention: Linear  # query, key and value in one
-    output: Linear
+    output: Linear  # with what is added to it
     output_norm: Linear
     up: Linear  # with the activation
-    down: Linear
+    down: Linear  # with what is added to it
     down_norm: Linear
 
 
@@ -173,10 +173,10 @@ class PackedModel:
             self._layers.append(
                 _Layer(
                     attention=_linear(torch.cat([w for w, _ in qkv]), torch.cat([b for _, b in qkv]), pack),
-                    output=_linear(get(f"{at}{names.output}.weight"), get(f"{at}{names.output}.bias"), pack),
+                    output=_linear(get(f"{at}{names.output}.weight"), get(f"{at}{names.output}.bias"), pack, "add"),
                     output_norm=_norm(get, f"{at}{names.output_norm}", eps),
                     up=_linear(get(f"{at}{names.up}.weight"), get(f"{at}{names.up}.bias"), pack, activation),
-                    down=_linear(get(f"{at}{names.down}.weight"), get(f"{at}{names.down}.bias"), pack),
+                    down=_linear(get(f"{at}{names.down}.weight"), get(f"{at}{names.down}.bias"), pack, "add"),
                     down_norm=_norm(get, f"{at}{names.down_norm}", eps),
                 )
             )
@@ -226,8 +226,8 @@ class PackedModel:
                 q, k, v = heads.permute(2, 0, 3, 1, 4)
                 mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias(length))
                 parts.append(mixed.transpose(1, 2).reshape(texts * length, width))
-            x = layer.output_norm(layer.output(torch.cat(parts) if len(parts) > 1 else parts[0]) + x)
-            x = layer.down_norm(layer.down(layer.up(x)) + x)
+            x = layer.output_norm(layer.output(torch.cat(parts) if len(parts) > 1 else parts[0], x))
+            x = layer.down_norm(layer.down(layer.up(x), x))
         return x
 
     def pool(self, x: Tensor, groups: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -330,35 +330,45 @@ def _norm(get: Callable[..., Any], name: str, eps: float) -> Linear:
     return lambda x: layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def _linear(weight: Tensor, bias: Tensor, pack: bool, activation: str = "") -> Linear:
-    """x -> activation(x W^T + b), with the weights packed once for oneDNN where this torch can."""
+def _linear(weight: Tensor, bias: Tensor, pack: bool, then: str = "") -> Linear:
+    """x -> then(x W^T + b), `then` an activation, or "add": (x, other) -> x W^T + b + other.
+
+    Where this torch can, the weights are packed once, for oneDNN: MKL packs them at every call, which takes a tenth to a
+    fifth of the time. The operators are private (torch.compile's own), so they are checked here against the public
+    ones, and left aside if they fail.
+    """
     import torch
     from torch.nn.functional import gelu, linear, relu
 
-    kind, approximate = ("relu", "") if activation == "relu" else ("gelu", _ACTIVATIONS.get(activation, "none"))
-    if not activation:
-        kind = "none"
-    if pack and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        # Private operators (torch.compile's own): checked once against the public ones, left aside if they fail.
-        # MKL packs the weights again at every call; packed once, a product takes a tenth to a fifth less time.
-        try:
-            operators = torch.ops.mkldnn
-            packed = operators._reorder_linear_weight(weight, _PACK_ROWS)
+    approximate = _ACTIVATIONS.get(then, "none")
 
-            def fused(x: Tensor) -> Tensor:
-                result: Tensor = operators._linear_pointwise(x, packed, bias, kind, [], approximate)
-                return result
+    def public(x: Tensor, other: Tensor | None = None) -> Tensor:
+        y = linear(x, weight, bias)
+        if other is not None:
+            return y + other
+        if not then:
+            return y
+        return relu(y) if then == "relu" else gelu(y, approximate=approximate)
 
-            probe = torch.linspace(-1, 1, 3 * weight.shape[1]).view(3, -1)
-            expected = linear(probe, weight, bias)
-            expected = gelu(expected, approximate=approximate) if kind == "gelu" else expected
-            expected = relu(expected) if kind == "relu" else expected
-            if torch.allclose(fused(probe), expected, rtol=1e-4, atol=1e-4):
-                return fused
-        except (AttributeError, RuntimeError):
-            pass
-    if kind == "relu":
-        return lambda x: relu(linear(x, weight, bias))
-    if kind == "gelu":
-        return lambda x: gelu(linear(x, weight, bias), approximate=approximate)
-    return lambda x: linear(x, weight, bias)
+    if not pack or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return public
+    kind = "none" if not then else "relu" if then == "relu" else "gelu"
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACK_ROWS)
+
+        def fused(x: Tensor, other: Tensor | None = None) -> Tensor:
+            y: Tensor = (
+                operator(x, packed, bias, kind, [], approximate)
+                if other is None
+                else operator.binary(x, other, packed, bias, "add")
+            )
+            return y
+
+        probe = torch.linspace(-1, 1, 3 * weight.shape[1]).view(3, -1)
+        other = torch.linspace(-1, 1, 3 * weight.shape[0]).view(3, -1) if then == "add" else None
+        if torch.allclose(fused(probe, other), public(probe, other), rtol=1e-4, atol=1e-4):
+            return fused
+    except (AttributeError, RuntimeError):
+        pass
+    return public

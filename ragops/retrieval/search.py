@@ -47,7 +47,7 @@ def search(
 ) -> Results:
     """Dense search. Raises UsageError for a query or k that cannot be, SpaceMismatch for another model's encoder."""
     if not query.strip():
-        raise UsageError("the query is empty", 'Ask something: ragops search "how do I roll back a release"')
+        raise UsageError("the query is empty", 'Ask something: ragops search "what happens to a broken file?"')
     if not 1 <= k <= MAX_K:
         raise UsageError(f"k is {k}; it takes 1 to {MAX_K}")
     check_space(reader, encoder)

@@ -5,11 +5,13 @@ Engines accept NaN, infinity and zero vectors in silence and may apply half of a
 
 from __future__ import annotations
 
-import json
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from ragops.errors import StoreError
 from ragops.types import Point
@@ -83,37 +85,40 @@ def _payload(point: Point) -> str:
         heading is None or (isinstance(heading, list) and all(isinstance(part, str) for part in heading))
     ):
         raise StoreError(f"point {point.point_id}: its title is not text, or its heading no list of texts", HINT)
-    payload = dict(point.payload)
-    _plain(point.point_id, "payload", payload)
+    wrong = _unlike_json(point.payload)
+    if wrong is not None:
+        raise StoreError(f"point {point.point_id}: its payload cannot be stored: {wrong}", HINT)
     try:
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
-    except (ValueError, TypeError) as error:
+        text = orjson.dumps(point.payload)
+    except TypeError as error:  # a lone surrogate
         raise StoreError(f"point {point.point_id}: its payload cannot be stored: {error}", HINT) from None
-    if size > PAYLOAD_BYTES:
+    if len(text) > PAYLOAD_BYTES:
         raise StoreError(
-            f"point {point.point_id}: its payload has {size:,} bytes; {PAYLOAD_BYTES:,} are possible", HINT
+            f"point {point.point_id}: its payload has {len(text):,} bytes; {PAYLOAD_BYTES:,} are possible", HINT
         )
-    return text
+    return text.decode()
 
 
-def _plain(point_id: str, where: str, value: Any) -> None:
-    """JSON would turn a key 1 into "1" and a tuple into a list: what is read back must be what was written."""
-    if isinstance(value, str) or value is None or isinstance(value, (bool, float)):
-        return
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise StoreError(f"point {point_id}: {where} is an integer of more than 64 bits", HINT)
-    elif isinstance(value, list):
-        for item in value:
-            _plain(point_id, where, item)
-    elif isinstance(value, dict):
+def _unlike_json(value: Any) -> str | None:
+    """Why a value would not be read back as it was written (a key 1, a tuple, NaN), or None."""
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return None
+    if kind is int:
+        return None if -(2**63) <= value < 2**63 else f"{value} is an integer of more than 64 bits"
+    if kind is float:
+        return None if math.isfinite(value) else f"{value} is no number in JSON"
+    if kind is list:
+        return next((wrong for item in value if (wrong := _unlike_json(item)) is not None), None)
+    if kind is dict:
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise StoreError(f"point {point_id}: {where} has the key {key!r}, which is not text", HINT)
-            _plain(point_id, f"{where}.{key}", item)
-    else:
-        raise StoreError(f"point {point_id}: {where} is a {type(value).__name__}, which JSON does not have", HINT)
+            if type(key) is not str:
+                return f"the key {key!r} is not text"
+            wrong = _unlike_json(item)
+            if wrong is not None:
+                return f"{key}: {wrong}"
+        return None
+    return f"JSON has no {kind.__name__}"
 
 
 def _unit(points: Sequence[Point], vectors: Sequence[Sequence[float]], dim: int) -> Vectors:
