@@ -583,9 +583,16 @@ def test_a_damaged_encoder_is_refused(encoder_copy: tuple[Path, str], name: str)
 def test_an_export_mends_a_damaged_encoder(tiny_t5: Path, encoder_copy: tuple[Path, str]) -> None:
     folder, space = encoder_copy
     (folder / "model.onnx").write_bytes(b"damaged")
+    (folder.parent / ".encoder.killed").mkdir()  # what a killed export leaves
     embedders.export_query_encoder(embedders.load(str(tiny_t5), device="cpu"), [], folder)
     assert embedders.load_query_encoder(folder, space).embed_queries(["is it"]).shape == (1, 16)
     assert [path.name for path in folder.parent.iterdir()] == ["encoder"]
+
+
+def test_an_encoder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ModelError, match="cannot be written"):
+        embedders.export_query_encoder(embedders.load("hash:8"), [], tmp_path / "file" / "encoder")
 
 
 def test_an_encoder_of_another_space_is_refused(encoder_copy: tuple[Path, str]) -> None:

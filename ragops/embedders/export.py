@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragops import ids
 from ragops.embedders.onnx import MANIFEST, MODEL, TOKENIZER, load_query_encoder, manifest_of
-from ragops.errors import MissingExtra, ModelError, SpaceMismatch
+from ragops.errors import DiskFull, MissingExtra, ModelError, SpaceMismatch
 
 if TYPE_CHECKING:
     from ragops.embedders.local import TorchEmbedder
@@ -35,13 +36,24 @@ _SHORT = (
 
 def export_query_encoder(embedder: Embedder, texts: Sequence[str], folder: Path) -> Path:
     """See `ragops.embedders.export_query_encoder`."""
-    from ragops.embedders.hashed import HashEmbedder
-    from ragops.embedders.local import TorchEmbedder
-
     with contextlib.suppress(ModelError, SpaceMismatch):  # absent, damaged or another's: written anew
         load_query_encoder(folder, embedder.space.fingerprint)
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*"):  # of a killed run; writers hold the workspace's lock
+            shutil.rmtree(left, ignore_errors=True)
+        return _write_encoder(embedder, texts, folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"no space left for the query encoder in {folder.parent}", "free some space") from error
+        raise ModelError(f"the query encoder cannot be written: {error}", "check the folder's permissions") from error
+
+
+def _write_encoder(embedder: Embedder, texts: Sequence[str], folder: Path) -> Path:
+    from ragops.embedders.hashed import HashEmbedder
+    from ragops.embedders.local import TorchEmbedder
+
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         if isinstance(embedder, TorchEmbedder):
@@ -119,6 +131,8 @@ def _export(embedder: TorchEmbedder, draft: Path) -> None:
                 raise RuntimeError("torch gave no program")
             _strip(program.model)
             program.save(str(draft / MODEL), external_data=size > _INLINE_LIMIT)
+    except OSError:
+        raise
     except Exception as error:  # the exporter raises whatever its passes raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(

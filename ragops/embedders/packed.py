@@ -333,8 +333,8 @@ def _norm(get: Callable[..., Any], name: str, eps: float) -> Linear:
 def _linear(weight: Tensor, bias: Tensor, pack: bool, then: str = "") -> Linear:
     """x -> then(x W^T + b), `then` an activation, or "add": (x, other) -> x W^T + b + other.
 
-    Where this torch can, the weights are packed once, for oneDNN: MKL packs them at every call, which takes a tenth to a
-    fifth of the time. The operators are private (torch.compile's own), so they are checked here against the public
+    Where this torch can, the weights are packed once, for oneDNN: MKL packs them at every call, a tenth to a fifth of
+    the time. The operators are private (torch.compile's own), so they are checked here against the public
     ones, and left aside if they fail.
     """
     import torch
