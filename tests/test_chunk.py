@@ -474,6 +474,12 @@ def test_overlap_repeats_whole_sentences_within_a_section() -> None:
     assert max(Words().count([chunk.text for chunk in chunks])) <= 88
 
 
+def test_halves_of_overlapping_chunks_do_not_lie_in_one_another() -> None:
+    parsed = document("# a", "# a", "👩\u200d👩\u200d👧" * 20)
+    chunks = Chunker(Signs(), 32, size=25, overlap=12).chunk("0", parsed)
+    check(parsed, chunks, overlap=True)
+
+
 def test_overlap_of_text_without_sentences_is_in_words() -> None:
     parsed = document("word " * 400)
     chunks = Chunker(Words(), 256, size=60, overlap=20).chunk("", parsed)
