@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -21,17 +22,17 @@ def sha256_text(text: str) -> str:
 
 
 def composite(kind: str, value: Any) -> str:
-    """sha256 of canonical JSON under a prefix that names its kind."""
-    return sha256(f"ragops:{kind}:v1\n".encode() + canonical_json(value))
-
-
-def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no spaces, UTF-8. Raises TypeError on a float, whose text would depend on who writes it."""
+    """sha256 of canonical JSON under a prefix that names its kind. Raises TypeError on a float."""
     _refuse_floats(value)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return _digest(kind, value)
+
+
+def _digest(kind: str, value: Any) -> str:
+    return sha256(f"ragops:{kind}:v1\n".encode() + orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
 
 
 def _refuse_floats(value: Any) -> None:
+    """A float's text depends on who writes it."""
     kind = type(value)
     if kind is str or kind is int:
         return
@@ -46,25 +47,30 @@ def _refuse_floats(value: Any) -> None:
 
 
 def document_id(source: str, uri: str) -> str:
-    return composite("document", [source, uri])
+    return _digest("document", [source, uri])
 
 
 def document_version(raw_sha: str, parser: str, metadata_sha: str) -> str:
-    return composite("document_version", [raw_sha, parser, metadata_sha])
+    return _digest("document_version", [raw_sha, parser, metadata_sha])
 
 
 def chunk_id(document: str, embed_text_sha: str, nth: int) -> str:
     """`nth` counts equal texts within one document, from 0."""
-    return composite("chunk", [document, embed_text_sha, nth])
+    return _digest("chunk", [document, embed_text_sha, nth])
 
 
 def parse_key(raw_sha: str, media_type: str, encoding: str | None, parser: str) -> str:
-    return composite("parse", [raw_sha, media_type, encoding, parser])
+    return _digest("parse", [raw_sha, media_type, encoding, parser])
 
 
 def vector_key(embed_text_sha: str, space: str) -> str:
     """Without the numerics: those are recorded and watched, so a vector made on a GPU serves a CPU run too."""
-    return composite("vector", [embed_text_sha, space])
+    return _digest("vector", [embed_text_sha, space])
+
+
+def payload_sha(payload: Mapping[str, Any], meta: str) -> str:
+    """Of a payload without itself; `meta` is its metadata as canonical JSON text, as that may hold floats."""
+    return _digest("payload", {**payload, "meta": meta})
 
 
 def point_id(chunk: str, payload_sha: str) -> str:

@@ -295,8 +295,7 @@ def chunk_rows(document: Mapping[str, Any], chunks: Iterable[Chunk], space: str)
             "embed_sha": embed_sha,
             "vector_key": ids.vector_key(embed_sha, space),
         }
-        # meta may hold floats, which a composite refuses: its JSON text goes in instead
-        row["payload_sha"] = ids.composite("payload", payload(document, document["fields"], row, chunk.text))
+        row["payload_sha"] = ids.payload_sha(payload(document, None, row, chunk.text), document["fields"])
         row["point_id"] = ids.point_id(chunk_id, row["payload_sha"])
         rows.append(row)
     return rows

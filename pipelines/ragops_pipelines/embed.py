@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -21,6 +21,9 @@ from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.state import Known, metadata_from_json, metadata_to_json
 
+if TYPE_CHECKING:
+    from ragops.embedders.models import ModelFiles
+
 BATCH = {"cpu": 64, "gpu": 1024}  # texts embedded and committed at once: what a killed run may do twice
 
 
@@ -32,13 +35,14 @@ class Recipe:
         self._embed = embed
         self.loaded: Embedder | None = None
         files = find_model(embed.model)
-        token = f"{embed.model} {embed.sha256} {files.stat_token()}"
+        self.token = _token(job, files)
+        identity = f"{embed.model} {embed.sha256} {files.stat_token()}"
         remembered = job.state.get("model")
-        if remembered and remembered["token"] == token:
+        if remembered and remembered["token"] == identity:
             self.space = Space(**remembered["space"])
         else:
             self.space = identify(files, embed.sha256)
-        self.model: Mapping[str, Any] = {"token": token, "space": asdict(self.space)}
+        self.model: Mapping[str, Any] = {"token": identity, "space": asdict(self.space)}
         tokenizer = load_tokenizer(files)
         reserve = tokenizer.count([self.space.document_prompt])[0] if self.space.document_prompt else 0
         self.chunker = Chunker(
@@ -55,8 +59,11 @@ class Recipe:
 
 def recipe_token(job: Job) -> str:
     """Equal tokens mean an equal recipe, told without loading anything: settings and the model files' identity."""
+    return _token(job, find_model(job.settings.embed.model))
+
+
+def _token(job: Job, files: ModelFiles) -> str:
     embed, chunk = job.settings.embed, job.settings.chunk
-    files = find_model(embed.model)
     return ids.composite(
         "recipe_token", [embed.model, embed.sha256, files.stat_token(), chunk.size, chunk.overlap, CHUNKER_VERSION]
     )

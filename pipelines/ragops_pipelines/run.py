@@ -63,13 +63,15 @@ def ingest(job: Job) -> Summary:
     # A run that died between writing and recording left the dataset ahead of the state: write it all again.
     rebuild = job.options.rebuild or recorded != (manifest["fingerprint"] if manifest else None)
     in_step = not rebuild and live is not None and live.fingerprint == recorded
-    same_recipe = state.get("recipe_token") == recipe_token(job)
+    recipe = recipe_token(job)
+    same_recipe = state.get("recipe_token") == recipe
     if in_step and live is not None and same_recipe and _searchable(job, live) and not _news(changes, ledger):
         return _summary(job, ledger, live, added=0, removed=0, noop=True)
     number = state.start_run(max((release.number for release in job.store.releases()), default=0) + 1)
     state.start_work()
     try:
-        summary = _run(job, ledger, number, live, rebuild=rebuild, in_step=in_step)
+        everything = rebuild or not same_recipe
+        summary = _run(job, ledger, number, live, everything=everything, rebuild=rebuild, in_step=in_step)
     except BaseException as error:
         what = error.message if isinstance(error, RagopsError) else str(error)
         state.end_run(number, f"failed: {what or type(error).__name__}"[:500])
@@ -87,11 +89,10 @@ def ingest(job: Job) -> Summary:
 
 
 def _run(
-    job: Job, ledger: Ledger, number: int, live: Release | None, *, rebuild: bool, in_step: bool
+    job: Job, ledger: Ledger, number: int, live: Release | None, *, everything: bool, rebuild: bool, in_step: bool
 ) -> Summary | None:
     """The summary, or None when not one source gave a document and there is nothing to release."""
     state = job.state
-    everything = rebuild or state.get("recipe_token") != recipe_token(job)
     for reject in ledger.changes.rejects:
         ledger.reject(reject)
     stream = groups(job, ledger, everything=everything)
@@ -204,7 +205,7 @@ def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, rebuild: bool) -> s
     state = job.state
     if recipe is not None:
         state.put("recipe", recipe.parts)
-        state.put("recipe_token", recipe_token(job))
+        state.put("recipe_token", recipe.token)
         state.put("model", recipe.model)
         before = [] if rebuild else state.get("numerics") or []
         now = [recipe.loaded.numerics] if recipe.loaded is not None and ledger.computed else []

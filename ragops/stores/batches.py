@@ -6,6 +6,7 @@ Engines accept NaN, infinity and zero vectors in silence and may apply half of a
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BATCH = 500  # points
 BATCH_BYTES = 8 << 20  # of payload; Qdrant refuses requests above 32 MiB
 PAYLOAD_BYTES = 1 << 20  # of one point
+LONG_NUMBER = re.compile(rb"[:\[,]-?\d{19}")  # perhaps an integer of more than 64 bits
 HINT = "Nothing was published. This is a fault in the dataset: `ragops ingest --rebuild` makes it anew."
 
 
@@ -85,13 +87,14 @@ def _payload(point: Point) -> str:
         heading is None or (isinstance(heading, list) and all(isinstance(part, str) for part in heading))
     ):
         raise StoreError(f"point {point.point_id}: its title is not text, or its heading no list of texts", HINT)
-    wrong = _unlike_json(point.payload)
-    if wrong is not None:
-        raise StoreError(f"point {point.point_id}: its payload cannot be stored: {wrong}", HINT)
     try:
         text = orjson.dumps(point.payload)
-    except TypeError as error:  # a lone surrogate
+    except TypeError as error:  # a lone surrogate, a key that is not text
         raise StoreError(f"point {point.point_id}: its payload cannot be stored: {error}", HINT) from None
+    if orjson.loads(text) != point.payload or LONG_NUMBER.search(text):
+        wrong = _unlike_json(point.payload)
+        if wrong is not None:
+            raise StoreError(f"point {point.point_id}: its payload cannot be stored: {wrong}", HINT)
     if len(text) > PAYLOAD_BYTES:
         raise StoreError(
             f"point {point.point_id}: its payload has {len(text):,} bytes; {PAYLOAD_BYTES:,} are possible", HINT
