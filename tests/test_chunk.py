@@ -480,6 +480,14 @@ def test_halves_of_overlapping_chunks_do_not_lie_in_one_another() -> None:
     check(parsed, chunks, overlap=True)
 
 
+@pytest.mark.parametrize("overlap", [0, 1, 4])
+@pytest.mark.parametrize("window", [14, 40])
+def test_overlap_of_signs_that_are_no_tokens(overlap: int, window: int) -> None:
+    parsed = document("# the " + " ".join(["👩\u200d👩\u200d👧" * 20] * 9), "\u200b" * 900, "the end " * 9)
+    chunks = Chunker(MINILM, window, size=8, overlap=overlap).chunk("", parsed)
+    check(parsed, chunks, overlap=True)
+
+
 def test_overlap_of_text_without_sentences_is_in_words() -> None:
     parsed = document("word " * 400)
     chunks = Chunker(Words(), 256, size=60, overlap=20).chunk("", parsed)

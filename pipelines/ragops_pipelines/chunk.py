@@ -408,7 +408,7 @@ class Chunker:
             reach = starts[begin] + self._max_chars
             rest = total[last] - total[at]
             stop = last
-            if rest > budget or starts[last] > reach:
+            if at + 1 < last and (rest > budget or starts[last] > reach):
                 most = min(
                     bisect_right(total, total[at] + budget, at + 1, last) - 1,
                     bisect_right(starts, reach, at + 1, last) - 1,
