@@ -105,6 +105,8 @@ def find_model(name: str) -> ModelFiles:
             f"model {name!r}: no such folder, and no hub has such a name",
             f"give a model's folder, a hub name such as {_HUB_DEFAULT}{DEFAULT_MODEL}, or hash:64 for a trial",
         )
+    if importlib.util.find_spec("torch") is None:  # a download would not help
+        raise MissingExtra(f"model {name!r} is not installed here, nor is what runs it", _INSTALL)
     folder = _hub(name if "/" in name else _HUB_DEFAULT + name)
     return _files(short if short in PINS else name, folder, PINS.get(short, ""))
 
