@@ -17,7 +17,8 @@ import pytest
 
 from ragops.errors import ParseError
 from ragops.types import Parsed
-from ragops_pipelines.parse import Limits, ParserPool, language_model, parser_fingerprint
+from ragops_pipelines.parse import Limits, ParserPool, language_model
+from ragops_pipelines.parsers import parser_fingerprint
 from tests import documents as make
 
 HOSTILE = "application/x-hostile"
@@ -315,8 +316,8 @@ def test_heavy_libraries_wait_for_a_file_that_needs_them(plugged: Path) -> None:
 
 def test_stage_and_fingerprints_import_nothing_heavy() -> None:
     script = (
-        "import sys, ragops_pipelines.parse as p\n"
-        "[p.parser_fingerprint(t) for t in ('text/html', 'application/pdf', 'application/rtf', 'image/png')]\n"
+        "import sys, ragops_pipelines.parse as p\nfrom ragops_pipelines.parsers import parser_fingerprint\n"
+        "[parser_fingerprint(t) for t in ('text/html', 'application/pdf', 'application/rtf', 'image/png')]\n"
         "p.language_model()\n"
         "heavy = ('unstructured', 'kreuzberg', 'pypdfium2', 'lxml', 'markdown_it', 'spacy', 'numpy', 'yaml')\n"
         "print([name for name in heavy if name in sys.modules])"
@@ -421,7 +422,7 @@ def test_the_language_model_is_part_of_what_uses_it(monkeypatch: pytest.MonkeyPa
 def test_plug_ins_win_over_built_ins(plugged: Path) -> None:
     code = (plugged / "hostile_parser.py").read_text()
     (plugged / "hostile_parser.py").write_text(code.replace("text/x-overridden", "text/html"))
-    script = "from ragops_pipelines.parse import parser_fingerprint as f; print(f('text/html'), f('text/plain'))"
+    script = "from ragops_pipelines.parsers import parser_fingerprint as f; print(f('text/html'), f('text/plain'))"
     theirs, plain = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ragops import ids
 from ragops.errors import FetchError, ParseError, StoreError, Vanished
 from ragops.types import Connector, Entry, Parsed, Reject, Source
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
-from ragops_pipelines.parse import Limits, ParserPool, parser_fingerprint
+from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.state import Known, metadata_to_json
+
+if TYPE_CHECKING:
+    from ragops_pipelines.parse import ParserPool
 
 GROUP_TEXT = 1 << 18  # characters that are worth one tokenizer call
 SERVED = ("document_id", "doc_raw_sha", "doc_parse_key", "doc_metadata", "version", "digest", "chunks")
@@ -32,15 +36,14 @@ def groups(job: Job, ledger: Ledger, *, everything: bool) -> Iterator[list[tuple
         yield group
 
 
-def limits(job: Job) -> Limits:
-    parse = job.settings.parse
-    return Limits(seconds=parse.timeout, memory=parse.memory_mb << 20)
-
-
 def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known, Parsed]]:
+    from ragops_pipelines.parse import Limits, ParserPool  # what starts processes is not for a run that parses nothing
+
+    parse = job.settings.parse
+    limits = Limits(seconds=parse.timeout, memory=parse.memory_mb << 20)
     remembered: deque[Known] = deque()  # read, and parsed by an earlier run
     todo = ledger.changes.todo
-    with ParserPool(job.settings.parse.workers or _cores(), limits(job)) as pool:
+    with ParserPool(parse.workers or _cores(), limits) as pool:
         results = pool.parse_many(_fetched(job, ledger, remembered, everything))
         while True:
             with ledger.timed("parse"):

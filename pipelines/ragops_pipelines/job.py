@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ragops.config import Settings
 from ragops.errors import RagopsError
-from ragops.types import Connector, Store
-from ragops_pipelines.dataset import Dataset
-from ragops_pipelines.snapshot import Snapshot
-from ragops_pipelines.state import Cache, State
+
+if TYPE_CHECKING:
+    from ragops.config import Settings
+    from ragops.types import Connector, Store
+    from ragops_pipelines.dataset import Dataset
+    from ragops_pipelines.snapshot import Snapshot
+    from ragops_pipelines.state import Cache, State
 
 
 @dataclass(frozen=True, slots=True)

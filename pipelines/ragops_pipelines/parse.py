@@ -20,16 +20,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from ragops import ids
 from ragops.errors import ParseError
 from ragops.types import Block, Fields, Parsed, ParserOutput, Span
-from ragops_pipelines import parsers
 from ragops_pipelines.parsers import general, wire
 
 K = TypeVar("K")
 Item = tuple[K, bytes, str, str | None]
 
-_REVISION = 1  # of `assemble`: part of every parser's fingerprint
 
 # Small files travel together, so that a message costs little of each.
 _BATCH_ITEMS = 32
@@ -73,11 +70,6 @@ class Limits:
             code="memory",
             transient=True,
         )
-
-
-def parser_fingerprint(media_type: str) -> str:
-    """Changes whenever the same bytes of this type may give another text. Imports no parser."""
-    return ids.composite("parse_stage", [_REVISION, parsers.fingerprint(media_type)])
 
 
 def language_model() -> str:

@@ -18,7 +18,7 @@ from ragops_pipelines.fetch import groups
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.load import load
-from ragops_pipelines.parse import parser_fingerprint
+from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.scan import Changes, compare
 
 REPRESENTATIVE = 256  # vectors; a smaller run says little about the next one

@@ -13,6 +13,7 @@ from ragops.errors import ParseError, UsageError
 from ragops.types import Parser, ParserOutput
 
 ENTRY_POINTS = "ragops.parsers"
+STAGE_REVISION = 1  # of `parse.assemble`: part of every parser's fingerprint
 
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _OPEN = "application/vnd.oasis.opendocument."
@@ -112,12 +113,13 @@ def find(media_type: str) -> Spec | Parser:
     return spec
 
 
-def fingerprint(media_type: str) -> str:
-    """What a remembered result depends on. Cheap; "" where no parser exists."""
+def parser_fingerprint(media_type: str) -> str:
+    """Changes whenever the same bytes of this type may give another text. Imports no parser."""
     try:
-        return find(media_type).fingerprint()
+        own = find(media_type).fingerprint()
     except ParseError:
-        return ids.composite("parser", ["none", media_type])
+        own = ids.composite("parser", ["none", media_type])
+    return ids.composite("parse_stage", [STAGE_REVISION, own])
 
 
 def _refusal(media_type: str) -> ParseError:
