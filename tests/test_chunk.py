@@ -360,6 +360,8 @@ def test_no_crumbs() -> None:
     for count in range(8, 60):
         chunks = Chunker(Words(), 256, size=88).chunk("", document(sentences(count)))
         assert min(Words().count([chunk.text for chunk in chunks])) >= min(44, 11 * count)
+    chunks = Chunker(Words(), 256, size=88).chunk("", document(sentences(16), "The end of it."))
+    assert min(Words().count([chunk.text for chunk in chunks])) >= 44
 
 
 def test_an_edit_moves_no_border_before_it() -> None:
@@ -483,9 +485,26 @@ def test_halves_of_overlapping_chunks_do_not_lie_in_one_another() -> None:
 @pytest.mark.parametrize("overlap", [0, 1, 4])
 @pytest.mark.parametrize("window", [14, 40])
 def test_overlap_of_signs_that_are_no_tokens(overlap: int, window: int) -> None:
-    parsed = document("# the " + " ".join(["👩\u200d👩\u200d👧" * 20] * 9), "\u200b" * 900, "the end " * 9)
-    chunks = Chunker(MINILM, window, size=8, overlap=overlap).chunk("", parsed)
+    for parsed in (
+        document("\u200b" * 900),
+        document("the " * 20 + "\u200b" * 900),
+        document("\u200b" * 900 + " end" * 20),
+    ):
+        check(parsed, Chunker(MINILM, window, size=8, overlap=overlap).chunk("", parsed), overlap=True)
+
+
+class Spelt(Words):
+    """Words beyond 8 signs are spelt: parts of a word count less than the word."""
+
+    fingerprint = "spelt"
+    pattern = re.compile(r"(?<!\w)\w{1,8}(?!\w)|\S")
+
+
+def test_parts_of_a_word_that_meet_again_are_counted_again() -> None:
+    parsed = document("x" * 300)
+    chunks = Chunker(Spelt(), 32, size=30, overlap=8).chunk("", parsed)
     check(parsed, chunks, overlap=True)
+    assert max(Spelt().count([chunk.embed_text for chunk in chunks])) <= 30
 
 
 def test_overlap_of_text_without_sentences_is_in_words() -> None:
