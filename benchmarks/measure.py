@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 # ---------------------------------------------------------------- what it ran on
@@ -28,7 +29,7 @@ def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
     """Machine, date, command and versions: what a reader needs to judge or repeat a number."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]),
         "commit": _commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
@@ -36,9 +37,14 @@ def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load_at_start": [round(load, 2) for load in os.getloadavg()],
-        "threads": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT")},
+        "threads": {name: os.environ.get(name) for name in THREADS},
         "versions": versions(packages),
     }
+
+
+def _portable(argument: str) -> str:
+    """Folders of this machine are nobody else's business."""
+    return ".../" + "/".join(Path(argument).parts[-2:]) if argument.startswith("/") else argument
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

@@ -8,9 +8,9 @@ one-off export of the query encoder; told apart as `warm_up`), then the corpus, 
 that of the process, its threads and its children: ragops' parser and writer processes begin anew with every run, so
 their start counts. Sides alternate, round by round.
 
-What every side does: its own way from HTML file to text, its own splitter at about 200 of the model's tokens without
-overlap, its own wrapper of the model (batches of 32), its own store in the simplest form its documents show. ragops
-writes its snapshot, dataset and a sealed release to disk and builds BM25 vectors too; the three frameworks and txtai
+What every side does: its own way from HTML file to text, its own splitter at ragops' default size in the model's tokens
+without overlap, its own wrapper of the model (batches of 32), its own store in the simplest form its documents show.
+ragops writes its snapshot, dataset and a sealed release to disk and builds BM25 vectors too; the three frameworks and txtai
 keep all in memory, LanceDB writes a table. What each embedded (chunks, tokens, tokens beyond the window, which the
 model never sees) is counted after the clock has stopped.
 """
@@ -25,13 +25,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import measure
 
-SIZE = 200  # of the model's tokens per chunk
-WORDS = 100  # about as many tokens of these files, for a splitter that counts words
 BATCH = 32
 WINDOW = 256
 CLOCKS = ("cpu", "wall")
@@ -52,18 +51,25 @@ SIDES = {"instant": ("ragops", "langchain", "llama-index", "haystack"), "model":
 Ingest = Callable[[Sequence[Path]], list[str]]  # files -> the texts that were embedded
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    mode: str  # instant or model
+    size: int  # tokens per chunk
+    folder: Path  # to write into
+
+
 # ---------------------------------------------------------------- the sides: each returns how it ingests
-def ragops(mode: str, folder: Path) -> Ingest:
+def ragops(task: Task) -> Ingest:
     import instant
 
     from ragops.workspace import Workspace
 
-    model = instant.register(folder) if mode == "instant" else "all-MiniLM-L6-v2"
-    with Workspace.create(folder / "kb"):
-        (folder / "kb" / "params.yaml").write_text(f"version: 1\nembed: {{model: '{model}'}}\n")
+    model = instant.register(task.folder) if task.mode == "instant" else "all-MiniLM-L6-v2"
+    with Workspace.create(task.folder / "kb"):
+        (task.folder / "kb" / "params.yaml").write_text(f"version: 1\nembed: {{model: '{model}'}}\n")
 
     def ingest(files: Sequence[Path]) -> list[str]:
-        with Workspace.open(folder / "kb") as workspace:
+        with Workspace.open(task.folder / "kb") as workspace:
             summary = workspace.ingest(files[0].parent)  # a source is a folder: the driver has put the files into one
         _only_ragops.update(summary.as_dict())
         return []  # read back from the dataset when the clock has stopped
@@ -74,7 +80,7 @@ def ragops(mode: str, folder: Path) -> Ingest:
 _only_ragops: dict[str, Any] = {}
 
 
-def langchain(mode: str, folder: Path) -> Ingest:
+def langchain(task: Task) -> Ingest:
     from langchain_community.document_loaders import BSHTMLLoader
     from langchain_core.embeddings import Embeddings
     from langchain_core.vectorstores import InMemoryVectorStore
@@ -89,11 +95,13 @@ def langchain(mode: str, folder: Path) -> Ingest:
             return VECTOR
 
     model: Embeddings = Instant()
-    if mode == "model":
+    if task.mode == "model":
         model = HuggingFaceEmbeddings(
             model_name=_model_folder(), model_kwargs={"device": "cpu"}, encode_kwargs={"batch_size": BATCH}
         )
-    splitter = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(_tokenizer(), chunk_size=SIZE, chunk_overlap=0)
+    splitter = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(
+        _tokenizer(), chunk_size=task.size, chunk_overlap=0
+    )
 
     def ingest(files: Sequence[Path]) -> list[str]:
         documents = [document for file in files for document in BSHTMLLoader(file, open_encoding="utf-8").load()]
@@ -104,7 +112,7 @@ def langchain(mode: str, folder: Path) -> Ingest:
     return ingest
 
 
-def llama_index(mode: str, folder: Path) -> Ingest:
+def llama_index(task: Task) -> Ingest:
     from llama_index.core import MockEmbedding, Settings, SimpleDirectoryReader, VectorStoreIndex
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.node_parser import SentenceSplitter
@@ -113,10 +121,10 @@ def llama_index(mode: str, folder: Path) -> Ingest:
     from llama_index.readers.file import HTMLTagReader
 
     model: BaseEmbedding = MockEmbedding(embed_dim=len(VECTOR), embed_batch_size=BATCH)
-    if mode == "model":
+    if task.mode == "model":
         model = HuggingFaceEmbedding(model_name=_model_folder(), device="cpu", embed_batch_size=BATCH)
     Settings.tokenizer = _tokenizer().encode
-    splitter = SentenceSplitter(chunk_size=SIZE, chunk_overlap=0, include_metadata=False)
+    splitter = SentenceSplitter(chunk_size=task.size, chunk_overlap=0, include_metadata=False)
 
     def ingest(files: Sequence[Path]) -> list[str]:
         reader = SimpleDirectoryReader(
@@ -129,7 +137,7 @@ def llama_index(mode: str, folder: Path) -> Ingest:
     return ingest
 
 
-def haystack(mode: str, folder: Path) -> Ingest:
+def haystack(task: Task) -> Ingest:
     from haystack import Pipeline
     from haystack.components.converters import HTMLToDocument
     from haystack.components.embedders import MockDocumentEmbedder
@@ -139,14 +147,14 @@ def haystack(mode: str, folder: Path) -> Ingest:
     from haystack_integrations.components.embedders.sentence_transformers import SentenceTransformersDocumentEmbedder
 
     embedder: Any = MockDocumentEmbedder(embedding=VECTOR)
-    if mode == "model":
+    if task.mode == "model":
         embedder = SentenceTransformersDocumentEmbedder(
             model=_model_folder(), batch_size=BATCH, progress_bar=False, local_files_only=True
         )
     pipeline = Pipeline()
     pipeline.add_component("convert", HTMLToDocument())
-    # By words: to count tokens it would download a tokenizer, and not the model's.
-    pipeline.add_component("split", DocumentSplitter(split_by="word", split_length=WORDS))
+    # By words, of about two tokens here: to count tokens it would download a tokenizer, and not the model's.
+    pipeline.add_component("split", DocumentSplitter(split_by="word", split_length=task.size // 2))
     pipeline.add_component("embed", embedder)
     pipeline.add_component("write", DocumentWriter(document_store=InMemoryDocumentStore()))
     for one, other in (("convert", "split"), ("split", "embed"), ("embed", "write")):
@@ -159,11 +167,11 @@ def haystack(mode: str, folder: Path) -> Ingest:
     return ingest
 
 
-def txtai(mode: str, folder: Path) -> Ingest:
+def txtai(task: Task) -> Ingest:
     from txtai import Embeddings
     from txtai.pipeline import Textractor
 
-    textractor = Textractor(backend=None, chunker="recursive", tokenizer=_fast_tokenizer(), chunk_size=SIZE)
+    textractor = Textractor(backend=None, chunker="recursive", tokenizer=_fast_tokenizer(), chunk_size=task.size)
 
     def ingest(files: Sequence[Path]) -> list[str]:
         index = Embeddings(path=_model_folder(), content=True, encodebatch=BATCH, gpu=False)
@@ -177,7 +185,7 @@ def txtai(mode: str, folder: Path) -> Ingest:
     return ingest
 
 
-def lancedb(mode: str, folder: Path) -> Ingest:
+def lancedb(task: Task) -> Ingest:
     import lancedb as lance
     from bs4 import BeautifulSoup
     from lancedb.embeddings import get_registry
@@ -186,7 +194,9 @@ def lancedb(mode: str, folder: Path) -> Ingest:
 
     function = get_registry().get("sentence-transformers").create(name=_model_folder(), device="cpu")
     # It has no parser and no splitter: what its own examples use.
-    splitter = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(_tokenizer(), chunk_size=SIZE, chunk_overlap=0)
+    splitter = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(
+        _tokenizer(), chunk_size=task.size, chunk_overlap=0
+    )
 
     class Chunk(LanceModel):  # type: ignore[misc]
         text: str = function.SourceField()
@@ -194,7 +204,7 @@ def lancedb(mode: str, folder: Path) -> Ingest:
         source: str
 
     def ingest(files: Sequence[Path]) -> list[str]:
-        database = lance.connect(tempfile.mkdtemp(dir=folder))
+        database = lance.connect(tempfile.mkdtemp(dir=task.folder))
         table = database.create_table("chunks", schema=Chunk)
         rows = [
             {"text": text, "source": str(file)}
@@ -208,14 +218,14 @@ def lancedb(mode: str, folder: Path) -> Ingest:
 
 
 # ---------------------------------------------------------------- one side, in its own process
-def one_side(name: str, mode: str, files: Sequence[Path]) -> dict[str, Any]:
+def one_side(name: str, mode: str, size: int, files: Sequence[Path]) -> dict[str, Any]:
     """Warm up on the first file, then time the rest."""
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         found: dict[str, Any] = {}
 
         def warm_up() -> None:
-            found["ingest"] = globals()[name.replace("-", "_")](mode, folder)
+            found["ingest"] = globals()[name.replace("-", "_")](Task(mode, size, folder))
             found["ingest"](files[:1])
 
         def work() -> None:
@@ -274,18 +284,30 @@ def main() -> None:
     arguments = _arguments()
     if arguments.side:
         rest = sorted((arguments.corpus / "rest").iterdir())
-        print(json.dumps(one_side(arguments.side, arguments.mode, [*(arguments.corpus / "warm").iterdir(), *rest])))
+        print(
+            json.dumps(
+                one_side(
+                    arguments.side, arguments.mode, arguments.size, [*(arguments.corpus / "warm").iterdir(), *rest]
+                )
+            )
+        )
         return
+    from ragops.config import Settings
+
+    size = arguments.size or Settings().chunk.size
     environment = measure.environment()
     with tempfile.TemporaryDirectory() as temp:
         files = _stage(arguments.corpus, arguments.every, Path(temp))
         sides = {
-            name: lambda name=name: _process(name, arguments, Path(temp))
+            name: lambda name=name: _process(name, arguments, size, Path(temp))
             for name in arguments.only or SIDES[arguments.mode]
         }
         found = measure.interleave(sides, arguments.repeats)
-        size = sum(file.stat().st_size for file in files)
-    corpus = {"folder": arguments.corpus.name, "files": len(files), "bytes": size, "every": arguments.every}
+        corpus = {
+            "folder": "/".join(arguments.corpus.parts[-2:]), "every": arguments.every, "files": len(files),
+            "bytes": sum(file.stat().st_size for file in files), "tokens_per_chunk_at_most": size,
+            "threads": arguments.threads,
+        }  # fmt: skip
     measure.write(arguments.out or measure.RESULTS / f"peers-{arguments.mode}.json",
                   {"environment": environment, "corpus": corpus, **_report(found, arguments.mode)})  # fmt: skip
 
@@ -296,8 +318,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, required=True, help="folder with .html files, at any depth")
     parser.add_argument("--mode", choices=tuple(SIDES), required=True)
     parser.add_argument("--every", type=int, default=1, help="take every so many-th file of the sorted list")
+    parser.add_argument("--size", type=int, help="tokens per chunk; default: ragops' own")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of every side's model")
+    parser.add_argument("--threads", type=int, default=1, help="of every side's model and tokenizer")
     parser.add_argument("--only", nargs="+", choices=tuple(PACKAGES))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -314,11 +337,11 @@ def _stage(corpus: Path, every: int, folder: Path) -> list[Path]:
     return sorted((folder / "rest").iterdir())
 
 
-def _process(name: str, arguments: argparse.Namespace, corpus: Path) -> dict[str, Any]:
+def _process(name: str, arguments: argparse.Namespace, size: int, corpus: Path) -> dict[str, Any]:
     python = sys.executable if name == "ragops" else str(arguments.python)
-    quiet = {"HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "False", "TOKENIZERS_PARALLELISM": "false"}
-    threads = {name: str(arguments.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    command = [python, __file__, "--side", name, "--mode", arguments.mode, "--corpus", str(corpus)]
+    quiet = {"HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "False"}
+    threads = {name: str(arguments.threads) for name in measure.THREADS}
+    command = [python, __file__, "--side", name, "--mode", arguments.mode, "--size", str(size), "--corpus", str(corpus)]
     done = subprocess.run(command, env={**os.environ, **quiet, **threads}, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
