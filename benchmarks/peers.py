@@ -10,9 +10,9 @@ their start counts. Sides alternate, round by round.
 
 What every side does: its own way from HTML file to text, its own splitter at ragops' default size in the model's tokens
 without overlap, its own wrapper of the model (batches of 32), its own store in the simplest form its documents show.
-ragops writes its snapshot, dataset and a sealed release to disk and builds BM25 vectors too; the three frameworks and txtai
-keep all in memory, LanceDB writes a table. What each embedded (chunks, tokens, tokens beyond the window, which the
-model never sees) is counted after the clock has stopped.
+ragops writes its snapshot, dataset and a sealed release to disk and builds BM25 vectors too; the three frameworks and
+txtai keep all in memory, LanceDB writes a table. What each embedded (chunks, tokens, chunks beyond the window, whose
+rest the model never sees) is counted after the clock has stopped.
 """
 
 from __future__ import annotations
@@ -292,9 +292,9 @@ def main() -> None:
             )
         )
         return
-    from ragops.config import Settings
+    from ragops_pipelines.chunk import DEFAULT_SIZE
 
-    size = arguments.size or Settings().chunk.size
+    size = arguments.size or DEFAULT_SIZE
     environment = measure.environment()
     with tempfile.TemporaryDirectory() as temp:
         files = _stage(arguments.corpus, arguments.every, Path(temp))

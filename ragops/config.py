@@ -31,7 +31,7 @@ class ParseSettings:
 
 @dataclass(frozen=True, slots=True)
 class ChunkSettings:
-    size: int = 200  # tokens of text in a chunk, at most
+    size: int | None = None  # tokens of text in a chunk, at most; null: 160, or what the model's window leaves
     overlap: int = 0  # tokens that a chunk repeats of the one before
 
 
@@ -223,8 +223,8 @@ def _check_ranges(settings: Settings, where: Where) -> None:
         (("parse", "workers"), 0 <= settings.parse.workers <= 256, "0 to 256"),
         (("parse", "timeout"), settings.parse.timeout > 0, "more than 0 seconds"),
         (("parse", "memory_mb"), settings.parse.memory_mb >= 256, "at least 256"),
-        (("chunk", "size"), settings.chunk.size >= 8, "at least 8 tokens"),
-        (("chunk", "overlap"), 0 <= settings.chunk.overlap <= settings.chunk.size // 2, "0 to half of chunk.size"),
+        (("chunk", "size"), (settings.chunk.size or 8) >= 8, "at least 8 tokens"),
+        (("chunk", "overlap"), 0 <= settings.chunk.overlap <= (settings.chunk.size or 512) // 2, "0 to half the size"),
         (("release", "keep"), settings.release.keep >= 1, "at least 1"),
         (("release", "max_delete"), 0 <= settings.release.max_delete <= 1, "a share from 0 to 1"),
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),

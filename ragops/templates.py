@@ -24,7 +24,7 @@ parse:
   memory_mb: 2048              # memory for one file
 
 chunk:
-  size: 200                    # tokens of text in a chunk, at most (the model's window limits it)
+  size: null                   # tokens of text in a chunk, at most; null: 160, or what the model's window leaves
   overlap: 0                   # tokens repeated from the chunk before
 
 embed:

@@ -28,7 +28,7 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("chunk:\n  size: big\n", 2, "'chunk.size' takes a whole number, not text ('big')"),
         ("chunk:\n  size: true\n", 2, "takes a whole number, not true or false"),
         ("chunk:\n  size: 2\n", 2, "at least 8 tokens"),
-        ("chunk:\n  size: 20\n  overlap: 15\n", 3, "0 to half of chunk.size"),
+        ("chunk:\n  size: 20\n  overlap: 15\n", 3, "0 to half the size"),
         ("release:\n  max_delete: 2\n", 2, "a share from 0 to 1"),
         ("chunk: 3\n", 1, "'chunk' takes keys, not a whole number"),
         ("sources: docs\n", 1, "'sources' takes a list, not text"),

@@ -136,7 +136,7 @@ def test_another_chunk_size_parses_nothing_again(workspace: Workspace, corpus: P
     put(corpus, "long.md", "# Long\n\n" + "A sentence about many things that is not short. " * 40)
     first = workspace.ingest(corpus)
     params = workspace.root / "params.yaml"
-    params.write_text(params.read_text().replace("size: 200", "size: 50"))
+    params.write_text(params.read_text().replace("size: null", "size: 50"))
     summary = Workspace.open(workspace.root).ingest()
     assert summary.seconds["fetch"] == 0
     assert summary.chunks["total"] > first.chunks["total"]
@@ -340,7 +340,7 @@ def test_a_lost_cache_costs_time_only(workspace: Workspace, corpus: Path) -> Non
     assert summary.release == first.release + 1
     assert summary.vectors["computed"] == 1
     params = workspace.root / "params.yaml"
-    params.write_text(params.read_text().replace("size: 200", "size: 20"))
+    params.write_text(params.read_text().replace("size: null", "size: 20"))
     for file in workspace.local.glob("cache.db*"):
         file.unlink()
     assert Workspace.open(workspace.root).ingest().sources["rejected"] == 0
@@ -370,7 +370,7 @@ def test_a_lost_dataset_is_written_again(workspace: Workspace, corpus: Path) -> 
 def test_smaller_chunks_of_a_live_release(workspace: Workspace, corpus: Path) -> None:
     workspace.ingest(corpus)
     params = workspace.root / "params.yaml"
-    params.write_text(params.read_text().replace("size: 200", "size: 20"))
+    params.write_text(params.read_text().replace("size: null", "size: 20"))
     summary = Workspace.open(workspace.root).ingest()
     assert summary.release == 2
     assert workspace.store.live().avg_len == 10  # type: ignore[union-attr]

@@ -135,7 +135,6 @@ class Chunker:
     section's border.
     `context` puts the title and the headings above a chunk in front of what the model reads (`Chunk.embed_text`), at
     most a quarter of the window, the outermost dropped first. Headings that are in the chunk already are not repeated.
-    `reserve` is how many tokens the embedder adds in front by itself (its document prompt).
 
     Short sections join the next sibling; every other section starts a new chunk. No chunk has more than 16 characters
     for each token of `size`, so that a megabyte which the tokenizer takes for one unknown word is still many chunks.
@@ -149,14 +148,12 @@ class Chunker:
         size: int | None = None,
         overlap: int = 0,
         context: bool = True,
-        reserve: int = 0,
     ) -> None:
         """Raises UsageError for settings that cannot be."""
-        room = window - tokenizer.special_tokens - reserve
-        if reserve < 0 or room < MIN_SIZE:
+        room = window - tokenizer.special_tokens
+        if room < MIN_SIZE:
             raise UsageError(
-                f"a window of {window} tokens leaves {room} for text ({tokenizer.special_tokens} special tokens, "
-                f"{reserve} reserved)",
+                f"a window of {window} tokens leaves {room} for text (the model itself takes {tokenizer.special_tokens})",
                 f"use a model whose window leaves at least {MIN_SIZE}",
             )
         if size is None:
@@ -188,7 +185,6 @@ class Chunker:
                 "version": VERSION,
                 "tokenizer": tokenizer.fingerprint,
                 "window": window,
-                "reserve": reserve,
                 "size": size,
                 "overlap": overlap,
                 "context": context,

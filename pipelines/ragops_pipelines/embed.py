@@ -44,10 +44,7 @@ class Recipe:
             self.space = identify(files, embed.sha256)
         self.model: Mapping[str, Any] = {"token": identity, "space": asdict(self.space)}
         tokenizer = load_tokenizer(files)
-        reserve = tokenizer.count([self.space.document_prompt])[0] if self.space.document_prompt else 0
-        self.chunker = Chunker(
-            tokenizer, self.space.max_tokens, size=chunk.size, overlap=chunk.overlap, reserve=reserve
-        )
+        self.chunker = Chunker(tokenizer, self.space.max_tokens, size=chunk.size, overlap=chunk.overlap)
         self.parts = {"chunker": self.chunker.fingerprint, "space": self.space.fingerprint}
 
     @property

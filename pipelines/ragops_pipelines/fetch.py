@@ -25,18 +25,24 @@ def groups(job: Job, ledger: Ledger, *, everything: bool) -> Iterator[list[tuple
     """Parsed sources, in groups that are worth one tokenizer call. `everything`: unchanged documents too, from
     their remembered parses (after a change of chunker or model)."""
     group: list[tuple[Known, Parsed]] = []
+    fresh: list[tuple[str, Parsed]] = []
     size = 0
-    for known, parsed in _parsed(job, ledger, everything):
+    for known, parsed, new in _parsed(job, ledger, everything):
         group.append((known, parsed))
+        if new:
+            fresh.append((known.parse_key or "", parsed))
         size += len(parsed.text)
         if size >= GROUP_TEXT or len(group) >= 64:
+            job.cache.save_parses(fresh)
             yield group
-            group, size = [], 0
+            group, fresh, size = [], [], 0
     if group:
+        job.cache.save_parses(fresh)
         yield group
 
 
-def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known, Parsed]]:
+def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known, Parsed, bool]]:
+    """Sources with their text, and whether it was parsed only now."""
     from ragops_pipelines.parse import Limits, ParserPool  # what starts processes is not for a run that parses nothing
 
     parse = job.settings.parse
@@ -50,7 +56,7 @@ def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known,
                 item = next(results, None)
             while remembered:
                 known = remembered.popleft()
-                yield known, _remembered(job, known.parse_key)
+                yield known, _remembered(job, known.parse_key), False
             if item is None:
                 break
             known, result = item
@@ -61,10 +67,10 @@ def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known,
                 )  # fmt: skip
                 ledger.reject(reason, known)
             else:
-                job.cache.save_parse(known.parse_key or "", result)
-                yield known, result
+                yield known, result, True
         if everything:
-            yield from _unread(job, ledger, pool, {entry.uri for _, entry in todo})
+            for known, parsed in _unread(job, ledger, pool, {entry.uri for _, entry in todo}):
+                yield known, parsed, False
 
 
 def _fetched(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from ragops.types import Point, Release, Space
+from ragops_pipelines.chunk import DEFAULT_SIZE
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
 
@@ -17,7 +18,9 @@ def load(job: Job, ledger: Ledger, number: int, base: Release | None, space: Spa
     are compared.
     """
     state, store = job.state, job.store
-    avg_len = max(1, job.settings.chunk.size // 2)  # of the recipe, not of history: BM25 scores must converge
+    avg_len = max(
+        1, (job.settings.chunk.size or DEFAULT_SIZE) // 2
+    )  # of the recipe, not of history: BM25 scores must converge
     if base is not None and (base.space.fingerprint, base.avg_len) != (space.fingerprint, avg_len):
         base = None
     delete: list[str] = []

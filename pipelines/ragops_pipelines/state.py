@@ -49,12 +49,13 @@ CREATE TABLE IF NOT EXISTS runs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, started TEXT NOT NULL, finished TEXT, outcome TEXT, summary TEXT);
 """
 
+# Tables of large values keep their rowids: rows are then appended, and only small keys are sorted in.
 # The run in progress: what will be written, dropped when the next run starts.
 _WORK = """
 CREATE TABLE work.staged (document_id TEXT PRIMARY KEY, prefix INTEGER NOT NULL, document BLOB NOT NULL,
-    chunks BLOB NOT NULL) WITHOUT ROWID;
+    chunks BLOB NOT NULL);
 CREATE INDEX work.by_prefix ON staged (prefix);
-CREATE TABLE work.objects (sha TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE work.objects (sha TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE work.gone (document_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.old (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.wanted (document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL UNIQUE,
@@ -63,8 +64,8 @@ CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 _CACHE = """
-CREATE TABLE IF NOT EXISTS parses (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parses (key TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 
 
@@ -257,9 +258,14 @@ class Cache:
         row = self.db.execute("SELECT value FROM parses WHERE key = ?", (key,)).fetchone()
         return parsed_from_json(zlib.decompress(row[0])) if row else None
 
-    def save_parse(self, key: str, parsed: Parsed) -> None:
-        blob = zlib.compress(parsed_to_json(parsed), 1)
-        self.db.execute("INSERT OR REPLACE INTO parses VALUES (?, ?)", (key, blob))
+    def save_parses(self, parses: Iterable[tuple[str, Parsed]]) -> None:
+        """Parses under their keys, in one transaction."""
+        self.db.execute("BEGIN")
+        self.db.executemany(
+            "INSERT OR REPLACE INTO parses VALUES (?, ?)",
+            ((key, zlib.compress(parsed_to_json(parsed), 1)) for key, parsed in parses),
+        )
+        self.db.execute("COMMIT")
 
     def missing_vectors(self, keys: Sequence[str]) -> set[str]:
         missing = set(keys)

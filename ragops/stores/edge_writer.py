@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
+
 from ragops.stores import bm25, files
 from ragops.stores.index import (
     DENSE,
@@ -76,7 +78,7 @@ def _die_with_parent(parent: int) -> None:
 
 def _read(stream: BinaryIO) -> tuple[bytes, Any, bytes]:
     kind, text, raw = HEADER.unpack(_exactly(stream, HEADER.size))
-    return kind, json.loads(_exactly(stream, text)), _exactly(stream, raw)
+    return kind, orjson.loads(_exactly(stream, text)), _exactly(stream, raw)
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
