@@ -8,7 +8,6 @@ from pathlib import Path
 from ragops import config
 from ragops.config import Settings, SourceSettings, Where
 from ragops.errors import UsageError
-from ragops_connectors.records import SUFFIXES
 
 
 def match(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings | None, str]:
@@ -35,6 +34,8 @@ def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str
     target = path.resolve()
     connector = "files"
     if target.is_file():
+        from ragops_connectors.records import SUFFIXES
+
         if not target.name.lower().endswith(tuple(ending for endings in SUFFIXES.values() for ending in endings)):
             raise UsageError(
                 f"{path} is a file; ragops ingests folders, or the rows of a JSONL, CSV, TSV or Parquet file",

@@ -16,7 +16,6 @@ from typing import ClassVar
 
 from ragops.errors import ConfigError, FetchError, ScanError, UsageError, Vanished
 from ragops.types import Entry, Metadata, Reject, Source, Unchanged
-from ragops_connectors.media import sniff
 
 FRESH_NS = 2_000_000_000  # a file touched less than this ago may change again under the same token
 ATTEMPTS = 3  # reads of a file that changes meanwhile
@@ -120,6 +119,8 @@ class Files:
             finally:
                 os.close(fd)
             if data is not None:
+                from ragops_connectors.media import sniff  # a scan alone needs no magic numbers
+
                 media_type, encoding = sniff(relative, data)
                 return Source(
                     uri=entry.uri,

@@ -18,8 +18,8 @@ from typing import TypeAlias
 from ragops import ids
 from ragops.errors import UsageError
 from ragops.types import BlockKind, Chunk, Parsed, Span, Tokenizer
+from ragops_pipelines.recipe import CHUNKER_VERSION
 
-VERSION = 1  # of the algorithm: part of the fingerprint, so raise it when the same input may give other chunks
 DEFAULT_SIZE = 160  # see Chunker
 MIN_SIZE = 8
 LABEL_CHARS = 200  # of a title or heading that are kept
@@ -153,7 +153,7 @@ class Chunker:
         room = window - tokenizer.special_tokens
         if room < MIN_SIZE:
             raise UsageError(
-                f"a window of {window} tokens leaves {room} for text (the model itself takes {tokenizer.special_tokens})",
+                f"a window of {window} tokens, {tokenizer.special_tokens} of them special, leaves {room} for text",
                 f"use a model whose window leaves at least {MIN_SIZE}",
             )
         if size is None:
@@ -182,7 +182,7 @@ class Chunker:
         self.fingerprint = ids.composite(
             "chunker",
             {
-                "version": VERSION,
+                "version": CHUNKER_VERSION,
                 "tokenizer": tokenizer.fingerprint,
                 "window": window,
                 "size": size,

@@ -4,71 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ragops import ids
-from ragops.embedders import export_query_encoder, find_model, identify, load, load_tokenizer
-from ragops.types import Document, Embedder, Parsed, Space
+from ragops.embedders import export_query_encoder
+from ragops.types import Document, Parsed
 from ragops_pipelines import shards
-from ragops_pipelines.chunk import VERSION as CHUNKER_VERSION
-from ragops_pipelines.chunk import Chunker
 from ragops_pipelines.dataset import chunk_rows, document_row, merge_metadata
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
+from ragops_pipelines.recipe import Recipe, query_encoder
 from ragops_pipelines.state import Known, metadata_from_json, metadata_to_json
 
 if TYPE_CHECKING:
-    from ragops.embedders.models import ModelFiles
+    pass
 
 BATCH = {"cpu": 64, "gpu": 1024}  # texts embedded and committed at once: what a killed run may do twice
-
-
-class Recipe:
-    """Chunker and embedder with their fingerprints. The model itself loads when something must be embedded."""
-
-    def __init__(self, job: Job) -> None:
-        embed, chunk = job.settings.embed, job.settings.chunk
-        self._embed = embed
-        self.loaded: Embedder | None = None
-        files = find_model(embed.model)
-        self.token = _token(job, files)
-        identity = f"{embed.model} {embed.sha256} {files.stat_token()}"
-        remembered = job.state.get("model")
-        if remembered and remembered["token"] == identity:
-            self.space = Space(**remembered["space"])
-        else:
-            self.space = identify(files, embed.sha256)
-        self.model: Mapping[str, Any] = {"token": identity, "space": asdict(self.space)}
-        tokenizer = load_tokenizer(files)
-        self.chunker = Chunker(tokenizer, self.space.max_tokens, size=chunk.size, overlap=chunk.overlap)
-        self.parts = {"chunker": self.chunker.fingerprint, "space": self.space.fingerprint}
-
-    @property
-    def embedder(self) -> Embedder:
-        if self.loaded is None:
-            self.loaded = load(self._embed.model, device=self._embed.device, expected_sha=self._embed.sha256)
-        return self.loaded
-
-
-def recipe_token(job: Job) -> str:
-    """Equal tokens mean an equal recipe, told without loading anything: settings and the model files' identity."""
-    return _token(job, find_model(job.settings.embed.model))
-
-
-def _token(job: Job, files: ModelFiles) -> str:
-    embed, chunk = job.settings.embed, job.settings.chunk
-    return ids.composite(
-        "recipe_token", [embed.model, embed.sha256, files.stat_token(), chunk.size, chunk.overlap, CHUNKER_VERSION]
-    )
-
-
-def query_encoder(job: Job, space: Space) -> Path:
-    """Where the exported query encoder of a space stands."""
-    return job.models / ids.short(space.fingerprint)
 
 
 class Embedding:
@@ -110,9 +63,8 @@ class Embedding:
     def embed(self, *, all: bool = False) -> None:
         """Embed what is queued, in full batches, or `all` of it; each batch is in the cache before the next begins."""
         while self.pending:
-            size = BATCH["cpu"]
-            if self.recipe.loaded is not None and not self.recipe.loaded.numerics.endswith("cpu"):
-                size = BATCH["gpu"]
+            on_gpu = self.recipe.numerics and not self.recipe.numerics.endswith("cpu")
+            size = BATCH["gpu" if on_gpu else "cpu"]
             if len(self.pending) < size and not all:
                 return
             with self.ledger.timed("embed"):

@@ -13,12 +13,11 @@ import itertools
 from ragops import ids
 from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.types import Release, Space
-from ragops_pipelines.embed import Embedding, Recipe, query_encoder, recipe_token
 from ragops_pipelines.fetch import groups
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
-from ragops_pipelines.load import load
 from ragops_pipelines.parsers import parser_fingerprint
+from ragops_pipelines.recipe import Recipe, query_encoder, recipe_token
 from ragops_pipelines.scan import Changes, compare
 
 REPRESENTATIVE = 256  # vectors; a smaller run says little about the next one
@@ -101,12 +100,15 @@ def _run(
     if (
         first is not None or everything or live is None or not _searchable(job, live)
     ):  # else files were only touched: no tokenizer, no model
+        from ragops_pipelines.embed import Embedding
+
         recipe = Recipe(job)
         embedding = Embedding(job, ledger, recipe, rebuild=rebuild)
         for group in itertools.chain([first] if first else [], stream):
             embedding.add(group)
         embedding.embed(all=True)
         embedding.export_query_encoder()
+        recipe.unload()
     _check_deletes(job, ledger)
     # From here on the state says what it will be; a crash rolls it back and the next run repeats from the cache.
     with state.transaction():
@@ -128,6 +130,8 @@ def _run(
             release = live
         else:
             space = Space(**state.get("model")["space"])
+            from ragops_pipelines.load import load
+
             release = load(job, ledger, number, None if rebuild else live, space, in_step=in_step)
             with ledger.timed("publish"):
                 job.store.publish(release.number)
@@ -208,7 +212,7 @@ def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, rebuild: bool) -> s
         state.put("recipe_token", recipe.token)
         state.put("model", recipe.model)
         before = [] if rebuild else state.get("numerics") or []
-        now = [recipe.loaded.numerics] if recipe.loaded is not None and ledger.computed else []
+        now = [recipe.numerics] if ledger.computed else []
         state.put("numerics", sorted({*before, *now}))
     digests = state.db.execute("SELECT digest FROM sources WHERE document_id IS NOT NULL ORDER BY document_id")
     documents = ids.sha256("\n".join(row[0] for row in digests).encode())

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.errors import DiskFull, RagopsError, SpaceMismatch, StoreError, UsageError
 from ragops.stores import files, manifest
-from ragops.stores.edge_reader import EdgeReader
 from ragops.stores.index import INDEXED_FROM, settings
 from ragops.stores.manifest import MEND, SPACE_HINT, Damaged, Manifest
 from ragops.types import Point, Release
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ragops.stores.batches import Batch
+    from ragops.stores.edge_reader import EdgeReader
 
 RESERVE = 8 << 20  # bytes of disk that stay free
 ROW_BYTES = 3_000  # of disk per point beside its vectors: payload, sparse vector, indexes (measured: 2,900)
@@ -263,6 +263,8 @@ class EdgeStore:
         try:
             seal = self._sound(number)
             self._mend_config(folder, seal)
+            from ragops.stores.edge_reader import EdgeReader
+
             return EdgeReader(folder, seal, lock)
         except BaseException:
             files.unlock(lock)

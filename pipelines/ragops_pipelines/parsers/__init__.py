@@ -31,10 +31,12 @@ class Spec:
     language_model: bool = False  # uses the model that unstructured classifies sentences with
 
     def fingerprint(self) -> str:
-        from ragops_pipelines.parsers import general
-
         versions = {package: _version(package) for package in self.packages}
-        model = general.language_model() if self.language_model else ""
+        model = ""
+        if self.language_model:
+            from ragops_pipelines.parsers import general
+
+            model = general.language_model()
         return ids.composite("parser", [self.name, self.revision, versions, model])
 
     def parse(self, data: bytes, media_type: str, encoding: str | None) -> ParserOutput:
