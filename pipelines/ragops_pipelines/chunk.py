@@ -18,7 +18,7 @@ from typing import TypeAlias
 from ragops import ids
 from ragops.errors import UsageError
 from ragops.types import BlockKind, Chunk, Parsed, Span, Tokenizer
-from ragops_pipelines.recipe import CHUNKER_VERSION
+from ragops_pipelines import versions
 
 DEFAULT_SIZE = 160  # see Chunker
 MIN_SIZE = 8
@@ -182,7 +182,7 @@ class Chunker:
         self.fingerprint = ids.composite(
             "chunker",
             {
-                "version": CHUNKER_VERSION,
+                "version": versions.CHUNKER,
                 "tokenizer": tokenizer.fingerprint,
                 "window": window,
                 "size": size,

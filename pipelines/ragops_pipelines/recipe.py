@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ragops import ids
 from ragops.embedders import find_model, identify, load, load_tokenizer
 from ragops.types import Embedder, Space
+from ragops_pipelines import versions
 from ragops_pipelines.job import Job
 
 if TYPE_CHECKING:
     from ragops.embedders.models import ModelFiles
-
-CHUNKER_VERSION = 1  # of the algorithm in chunk.py: raise it when the same input may give other chunks
 
 
 class Recipe:
@@ -61,7 +60,7 @@ def recipe_token(job: Job) -> str:
 def _token(job: Job, files: ModelFiles) -> str:
     embed, chunk = job.settings.embed, job.settings.chunk
     return ids.composite(
-        "recipe_token", [embed.model, embed.sha256, files.stat_token(), chunk.size, chunk.overlap, CHUNKER_VERSION]
+        "recipe_token", [embed.model, embed.sha256, files.stat_token(), chunk.size, chunk.overlap, versions.CHUNKER]
     )
 
 
