@@ -32,8 +32,9 @@ from ragops.stores.index import (
     INDEXED_FIELDS,
     INDEXED_FROM,
     QUANTILE,
+    SEGMENT,
     SPARSE,
-    indexing_kb,
+    kilobytes,
 )
 
 HEADER = struct.Struct("<cII")
@@ -104,7 +105,7 @@ def _serve(stream: BinaryIO, tell: Callable[[Mapping[str, Any]], None]) -> None:
         shard = edge.EdgeShard.create(str(path), _edge_config(edge, dim))
         for name in INDEXED_FIELDS:
             shard.update(operation.create_field_index(name, edge.KeywordIndexParams(is_tenant=name == "tenant")))
-    written = 0
+    written = settled = 0
     while True:
         kind, value, raw = _read(stream)
         _need(path, 4 * len(raw), reserve)
@@ -121,6 +122,13 @@ def _serve(stream: BinaryIO, tell: Callable[[Mapping[str, Any]], None]) -> None:
                 points.append(edge.Point(id, named, payload))
             shard.update(operation.upsert_points(points))
             written += len(points)
+            if written - settled >= SEGMENT:
+                # A full segment is indexed at once, and its maps are let go: memory stays that of one segment.
+                shard.optimize()
+                shard.flush()
+                shard.close()
+                shard = edge.EdgeShard.load(str(path))
+                settled = written
             tell({"written": written})
         else:
             break
@@ -150,8 +158,11 @@ def _edge_config(edge: Any, dim: int) -> Any:
             )
         },
         sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-        # One segment, so that the threshold (in KB of vectors) is one in points.
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=indexing_kb(dim), default_segment_number=1),
+        optimizers=edge.EdgeOptimizersConfig(
+            indexing_threshold=kilobytes(INDEXED_FROM, dim),
+            max_segment_size=kilobytes(SEGMENT, dim),
+            default_segment_number=1,
+        ),
         wal_enabled=False,  # cannot be changed later; without it any number of processes can read
     )
 

@@ -7,6 +7,9 @@ from typing import Any
 DENSE = "dense"
 SPARSE = "bm25"
 INDEXED_FROM = 10_000  # points; below it an exact scan is fast enough, and exact
+SEGMENT = (
+    20_000  # points; the engine maps a segment and its successor whole while it builds, so their size bounds memory
+)
 INDEXED_FIELDS = ("tenant", "groups", "document_id", "source", "uri")
 HNSW_M = 16
 HNSW_EF = 100
@@ -27,6 +30,6 @@ def settings(dim: int) -> dict[str, Any]:
     }
 
 
-def indexing_kb(dim: int) -> int:
-    """The engine counts its indexing threshold in KB of vectors."""
-    return max(1, INDEXED_FROM * dim * 4 // 1024)
+def kilobytes(points: int, dim: int) -> int:
+    """The engine counts its thresholds in KB of vectors."""
+    return max(1, points * dim * 4 // 1024)

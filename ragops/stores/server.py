@@ -31,7 +31,7 @@ from ragops.stores.index import (
     OVERSAMPLING,
     QUANTILE,
     SPARSE,
-    indexing_kb,
+    kilobytes,
     settings,
 )
 from ragops.stores.manifest import Manifest
@@ -298,7 +298,7 @@ class QdrantStore:
             quantization_config=models.ScalarQuantization(
                 scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True, quantile=QUANTILE)
             ),
-            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=indexing_kb(dim)),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=kilobytes(INDEXED_FROM, dim)),
         )
         for field in INDEXED_FIELDS:
             schema = models.KeywordIndexParams(
