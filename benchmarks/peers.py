@@ -128,7 +128,7 @@ def llama_index(task: Task) -> Ingest:
 
     def ingest(files: Sequence[Path]) -> list[str]:
         reader = SimpleDirectoryReader(
-            input_files=[str(file) for file in files], file_extractor={".html": HTMLTagReader()}
+            input_files=[str(file) for file in files], file_extractor={".html": HTMLTagReader(tag="body")}
         )
         nodes = splitter.get_nodes_from_documents(reader.load_data())
         VectorStoreIndex(nodes, embed_model=model)

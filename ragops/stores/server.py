@@ -28,6 +28,7 @@ from ragops.stores.index import (
     HNSW_EF,
     HNSW_M,
     INDEXED_FIELDS,
+    INDEXED_FROM,
     OVERSAMPLING,
     QUANTILE,
     SPARSE,
