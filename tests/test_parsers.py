@@ -683,7 +683,7 @@ def test_what_has_no_parser_says_why_and_what_to_do(media_type: str, code: str) 
     assert raised.value.code == code
     assert raised.value.message
     assert raised.value.hint
-    assert parsers.fingerprint(media_type) == parsers.fingerprint(media_type)
+    assert parsers.parser_fingerprint(media_type) == parsers.parser_fingerprint(media_type)
 
 
 def test_every_built_in_names_packages_that_are_installed() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -361,6 +362,9 @@ _SETTINGS = {
 }
 
 
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+
+
 class _Process:
     """One worker process, seen from the parent."""
 
@@ -371,6 +375,8 @@ class _Process:
         self._shared.truncate(wire.PROGRESS_BYTES)
         self._progress = wire.Progress(self._shared.fileno())
         self._sock, theirs = socket.socketpair()
+        # A child's peak begins with what its parent held when it was made, which says nothing of the child.
+        self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -437,8 +443,8 @@ class _Process:
         if status == -signal.SIGXCPU:
             return self._limits.out_of_time(clock=False)
         # Native code that is refused memory aborts without a word; that it had taken most of what it may tells why.
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        refused = -status in _ABORTS and peak > _MOST_OF * self._limits.memory
+        peak = usage.ru_maxrss * _RSS_UNIT
+        refused = -status in _ABORTS and peak > max(_MOST_OF * self._limits.memory, self._inherited)
         if refused or wire.OUT_OF_MEMORY.search(last):
             return self._limits.out_of_memory()
         if status == -signal.SIGKILL:

@@ -8,7 +8,7 @@ from ragops.errors import ParseError
 from ragops.types import Block, ParserOutput
 from ragops_pipelines.parsers.decode import decode
 from ragops_pipelines.parsers.rows import table_blocks
-from ragops_pipelines.parsers.tree import Element, depth, local, parse_html, parse_xml
+from ragops_pipelines.parsers.tree import Element, deeper_than, local, parse_html, parse_xml
 
 _SKIP = frozenset(
     ("script", "style", "template", "noscript", "head", "iframe", "annotation", "annotation-xml", "datalist")
@@ -67,7 +67,7 @@ def _tree(text: str) -> Element | None:
     if text.lstrip("\ufeff \t\r\n").startswith("<?xml"):  # XHTML: its `<title/>` would swallow the document as HTML
         try:
             root = parse_xml(_XML_DECLARATION.sub("", text, count=1).encode("utf-8", "replace"))
-            if _name(root) == "html" and depth(root) <= _MAX_DEPTH:
+            if _name(root) == "html" and not deeper_than(root, _MAX_DEPTH):
                 return root
         except ParseError:
             pass  # as most XHTML in the wild: not well-formed, so it is read as HTML
@@ -76,7 +76,7 @@ def _tree(text: str) -> Element | None:
         # Nested too deep: the same text without the nesting, first that of blocks and then all.
         source = text if attempt == 0 else _flat(text) if attempt == 1 else _TAG.sub(" ", text)
         found, cut = parse_html(source)
-        if found is None or not (cut or depth(found) > _MAX_DEPTH):
+        if found is None or not (cut or deeper_than(found, _MAX_DEPTH)):
             return found
     raise ParseError("The HTML is nested too deep to be read.", "Check that the file is a document.")
 
@@ -95,8 +95,17 @@ def _flat(text: str) -> str:
     return _TAG.sub(replace, text)
 
 
+_NAMES: dict[object, str] = {}  # a page has few names and asks for them often
+
+
 def _name(element: Element) -> str:
-    return local(element).lower()
+    tag = element.tag
+    name = _NAMES.get(tag)
+    if name is None:
+        name = local(element).lower()
+        if len(_NAMES) < 1000:
+            _NAMES[tag] = name
+    return name
 
 
 def _plain(element: Element) -> str:
@@ -135,7 +144,7 @@ class _Walk:
         name = _name(element)
         if name in _SKIP:
             return
-        if element.attrib and _hidden(element):
+        if _hidden(element):
             return
         if name in _HEADINGS:
             self._heading(element, _HEADINGS[name])
@@ -193,7 +202,7 @@ class _Walk:
                 self._parts.append(_BREAK)
             elif name == "img":
                 self._parts.append(f" {child.get('alt') or ''} ")
-            elif name not in _SKIP and not (child.attrib and _hidden(child)):
+            elif name not in _SKIP and not _hidden(child):
                 apart = name in _BLOCKS or name in _LISTS or name in ("li", "pre", "table")
                 if apart:
                     self._parts.append(_BREAK)
@@ -226,7 +235,7 @@ class _Walk:
                 number = _start(child, number, "value")
                 self._bullet = f"{number}. " if ordered else "- "
                 number += 1
-                if not (child.attrib and _hidden(child)):
+                if not _hidden(child):
                     self._children(child, depth + 1)
                 self.flush()
                 self._bullet = ""
@@ -270,7 +279,7 @@ class _Walk:
             self.blocks.extend(blocks)
 
     def _cell(self, element: Element) -> str:
-        if element.attrib and _hidden(element):
+        if _hidden(element):
             return ""
         before, self._parts = self._parts, []
         self._inline(element)
@@ -297,10 +306,10 @@ def _verbatim(element: Element) -> str:
 
 
 def _hidden(element: Element) -> bool:
-    attributes = element.attrib
-    if "hidden" in attributes and attributes["hidden"] != "until-found":
+    hidden = element.get("hidden")
+    if hidden is not None and hidden != "until-found":
         return True
-    style = attributes.get("style")
+    style = element.get("style")
     return style is not None and _HIDDEN.search(style) is not None
 
 
