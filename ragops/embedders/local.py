@@ -113,17 +113,19 @@ class TorchEmbedder:
                 work(lane)
             return
         threads = torch.get_num_threads()
-        with ThreadPoolExecutor(len(lanes), initializer=self._enter_lane) as pool:
-            futures = [pool.submit(work, lane) for lane in lanes]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                with lock:
-                    for _ in queue:  # an error in one lane: the others stop after their batch
-                        pass
-        if self._one_thread:
-            torch.set_num_threads(threads)  # what later threads inherit
+        try:
+            with ThreadPoolExecutor(len(lanes), initializer=self._enter_lane) as pool:
+                futures = [pool.submit(work, lane) for lane in lanes]
+                try:
+                    for future in futures:
+                        future.result()
+                finally:
+                    with lock:
+                        for _ in queue:  # an error in one lane: the others stop after their batch
+                            pass
+        finally:
+            if self._one_thread:
+                torch.set_num_threads(threads)  # what later threads inherit
 
     def _enter_lane(self) -> None:
         if self._one_thread:
