@@ -19,7 +19,7 @@ from ragops import ids
 from ragops.errors import SchemaError, StoreError
 from ragops.types import Chunk, Document, Metadata, Point
 from ragops_pipelines import shards
-from ragops_pipelines.state import Cache, State
+from ragops_pipelines.state import Cache, State, storable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -311,7 +311,7 @@ def merge_metadata(seen: Metadata, inside: Mapping[str, Any]) -> Metadata:
         seen.title or (title if isinstance(title, str) else None),
         seen.tenant or (tenant if isinstance(tenant, str) else ""),
         seen.groups or (tuple(str(g) for g in groups) if isinstance(groups, list) else ()),
-        {**fields, **seen.fields},
+        storable({**fields, **seen.fields}),
     )
 
 

@@ -7,6 +7,7 @@ vectors by text). Losing the cache costs time, never correctness; losing the sta
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import zlib
 from array import array
@@ -297,7 +298,7 @@ class Cache:
 
 def parsed_to_json(parsed: Parsed) -> bytes:
     spans = [[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans]
-    return orjson.dumps([parsed.title, parsed.text, spans, dict(parsed.fields), parsed.parser])
+    return orjson.dumps([parsed.title, parsed.text, spans, storable(parsed.fields), parsed.parser])
 
 
 def parsed_from_json(data: bytes) -> Parsed:
@@ -307,13 +308,30 @@ def parsed_from_json(data: bytes) -> Parsed:
 
 def metadata_to_json(metadata: Metadata) -> str:
     """Canonical: its hash is part of a document's version."""
-    value = [metadata.title, metadata.tenant, list(metadata.groups), dict(metadata.fields)]
+    value = [metadata.title, metadata.tenant, list(metadata.groups), storable(metadata.fields)]
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def metadata_from_json(text: str) -> Metadata:
     title, tenant, groups, fields = orjson.loads(text)
     return Metadata(title, tenant, tuple(groups), fields)
+
+
+def storable(value: Any) -> Any:
+    """Metadata as every store keeps it: integers beyond 64 bits as text, no NaN, no infinity, no lone surrogate."""
+    if isinstance(value, Mapping):
+        return {storable(str(key)): storable(item) for key, item in value.items() if not _endless(item)}
+    if isinstance(value, (list, tuple)):
+        return [storable(item) for item in value if not _endless(item)]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _known(row: tuple[Any, ...]) -> Known:
