@@ -124,7 +124,8 @@ class Dataset:
 
     def _write_named(self, frame: pl.DataFrame, part: str, name: str) -> tuple[str, int]:
         draft = self.folder / part / f".{name}.tmp"
-        frame.write_parquet(draft, compression="zstd", compression_level=1, statistics=False)
+        # vectors do not compress
+        frame.write_parquet(draft, compression="uncompressed" if part == "vectors" else "zstd", statistics=False)
         data = draft.read_bytes()
         final = f"{name}-{ids.short(ids.sha256(data))}.parquet"
         shards.replace_durably(draft, self.folder / part / final)
@@ -203,19 +204,19 @@ class Dataset:
         for shard, name in sorted(manifest["documents"].items()):
             if (chosen is not None and shard not in chosen) or shard not in manifest["chunks"]:
                 continue
-            documents = self._read("documents", name)
-            chunks = self._read("chunks", manifest["chunks"][shard])
+            documents = self._read("documents", name).drop("spans", "raw_sha", "version", "parser")
+            chunks = self._read("chunks", manifest["chunks"][shard]).drop("embed_sha", "nth")
             if wanted is not None:
                 documents = documents.filter(pl.col("document_id").is_in(list(wanted)))
-            by_id = {
-                row["document_id"]: {**row, "meta": orjson.loads(row["fields"])}
-                for row in documents.iter_rows(named=True)
+            texts = {
+                row["document_id"]: (row, orjson.loads(row["fields"]), row["text"]) for row in documents.to_dicts()
             }
-            for row in chunks.iter_rows(named=True):
-                document = by_id.get(row["document_id"])
-                if document is None or (wanted is not None and row["point_id"] not in wanted[row["document_id"]]):
+            for row in chunks.to_dicts():
+                found = texts.get(row["document_id"])
+                if found is None or (wanted is not None and row["point_id"] not in wanted[row["document_id"]]):
                     continue
-                body = payload(document, document["meta"], row, document["text"][row["start"] : row["end"]])
+                document, meta, text = found
+                body = payload(document, meta, row, text[row["start"] : row["end"]])
                 body["payload_sha"] = row["payload_sha"]
                 yield Point(row["point_id"], row["chunk_id"], row["document_id"], row["vector_key"], body)
 

@@ -279,10 +279,12 @@ class Cache:
 
     def save_vectors(self, keys: Sequence[str], vectors: Vectors) -> None:
         """float32 rows under their keys, in one transaction."""
+        data = vectors.astype("<f4").tobytes()
+        width = len(data) // len(keys)
         self.db.execute("BEGIN")
         self.db.executemany(
             "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-            ((key, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)),
+            ((key, data[i * width : (i + 1) * width]) for i, key in enumerate(keys)),
         )
         self.db.execute("COMMIT")
 
