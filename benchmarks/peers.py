@@ -8,12 +8,11 @@ one-off export of the query encoder; told apart as `warm_up`), then the corpus, 
 that of the process, its threads and its children: ragops' parser and writer processes begin anew with every run, so
 their start counts. Sides alternate, round by round.
 
-What every side does: its own way from HTML file to text, its own splitter, bound so that the mean chunk has about as
-many of the model's tokens as ragops' by default, without overlap, its own wrapper of the model (batches of 32), its
-own store in the simplest form its documents show.
-ragops writes its snapshot, dataset and a sealed release to disk and builds BM25 vectors too; the three frameworks and
-txtai keep all in memory, LanceDB writes a table. What each embedded (chunks, tokens, chunks beyond the window, whose
-rest the model never sees) is counted after the clock has stopped.
+What every side does: its own way from HTML file to text, its own splitter without overlap, bound so that the mean chunk
+has about as many of the model's tokens as ragops' by default, its own wrapper of the model (batches of 32), its own
+store in the simplest form its documents show. ragops writes its snapshot, dataset and a sealed release to disk and
+builds BM25 vectors too; the three frameworks and txtai keep all in memory, LanceDB writes a table. What each embedded
+(chunks, tokens, chunks beyond the window, whose rest the model never sees) is counted after the clock has stopped.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import functools
 import importlib.util
 import json
 import os
@@ -118,6 +119,7 @@ def plugins() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group="ragops.embedders")}
 
 
+@functools.lru_cache(maxsize=1)  # its space, its tokenizer and its vectors are asked for one after the other
 def load_plugin(name: str, device: str) -> Embedder:
     """An embedder of an entry point. Its space must carry the whole name, so that a reader finds it again."""
     prefix, _, rest = name.partition(":")
