@@ -83,7 +83,7 @@ def _run(root: Path, corpus: Path, model: str) -> dict[str, Any]:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
         peak, at_peak = 0, ""
         while process.poll() is None:
-            sample = {pid: usage for pid in _tree(process.pid) if (usage := _usage(pid)) is not None}
+            sample = {pid: usage for pid in _tree(process.pid) if (usage := _usage(pid, process.pid)) is not None}
             total = sum(anonymous + file for anonymous, file, _ in sample.values())
             if total > peak:
                 peak = total
@@ -106,8 +106,8 @@ def _tree(pid: int) -> Iterator[int]:
         return  # it has ended
 
 
-def _usage(pid: int) -> tuple[int, int, str] | None:
-    """(anonymous, file-backed) resident KB and a name for the process; None once it has ended."""
+def _usage(pid: int, run: int) -> tuple[int, int, str] | None:
+    """(anonymous, file-backed) resident KB and a name for the process of `run`'s tree; None once it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
@@ -115,6 +115,8 @@ def _usage(pid: int) -> tuple[int, int, str] | None:
         return None
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.startswith("Rss")}
     who = "writer" if "edge_writer" in words else "run" if "ingest" in words else "parser"
+    if who == "run" and pid != run:
+        return None  # between fork and exec: still its parent's pages
     return sizes.get("RssAnon", 0), sizes.get("RssFile", 0) + sizes.get("RssShmem", 0), who
 
 

@@ -97,9 +97,8 @@ def _run(
     stream = groups(job, ledger, everything=everything)
     first = next(stream, None)
     recipe: Recipe | None = None
-    if (
-        first is not None or everything or live is None or not _searchable(job, live)
-    ):  # else files were only touched: no tokenizer, no model
+    only_touched = first is None and not everything and live is not None and _searchable(job, live)
+    if not only_touched:  # else neither tokenizer nor model is needed
         from ragops_pipelines.embed import Embedding
 
         recipe = Recipe(job)

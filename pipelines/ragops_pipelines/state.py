@@ -12,7 +12,7 @@ import sqlite3
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -233,7 +233,10 @@ class State:
             self.db.execute(sql.replace(f"TABLE {like}", f"TABLE work.{table}"))
 
     def end_work(self) -> None:
-        self.db.execute("DETACH DATABASE work")
+        with suppress(
+            sqlite3.OperationalError
+        ):  # after an error a cursor may still hold it; it goes with the connection
+            self.db.execute("DETACH DATABASE work")
         (self.folder / "work.db").unlink(missing_ok=True)
 
 
