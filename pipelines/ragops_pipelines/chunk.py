@@ -261,10 +261,12 @@ class Chunker:
                 for block in section.blocks:
                     pieces += block.pieces
                     texts += [text[piece.start : piece.end] for piece in block.pieces]
-        counts = self._tokenizer.count([*texts, *labels]) if texts else []
-        for piece, tokens in zip(pieces, counts, strict=False):
-            piece.tokens = tokens
-        for label, tokens in zip(labels, counts[len(pieces) :], strict=False):
+        distinct = dict.fromkeys([*texts, *labels], 0)  # documents repeat themselves: table heads, fences, headings
+        distinct.update(zip(distinct, self._tokenizer.count(list(distinct)) if texts else (), strict=False))
+        for piece, text in zip(pieces, texts, strict=True):
+            piece.tokens = distinct[text]
+        for label in labels:
+            tokens = distinct[label]
             labels[label] = (label, tokens) if tokens <= self._prefix_limit else self._shorten(label)
         return labels
 
