@@ -100,6 +100,22 @@ def test_deleted_documents_answer_no_more(workspace: Workspace, corpus: Path, tm
     assert contents(workspace) == contents(clean_build(tmp_path, corpus))
 
 
+def test_the_bytes_of_what_is_deleted_or_replaced_leave_the_snapshot(workspace: Workspace, corpus: Path) -> None:
+    def kept() -> set[bytes]:
+        packs = (workspace.data / "snapshot/objects").glob("*.parquet")
+        return {data for pack in packs for data in pl.read_parquet(pack)["data"]}
+
+    put(corpus, "large.txt", "A long story about whales. " * 50_000)
+    workspace.ingest(corpus)
+    assert CORPUS["notes.txt"].encode() in kept()
+    (corpus / "notes.txt").unlink()
+    (corpus / "large.txt").unlink()
+    put(corpus, "data.csv", "city,people\nOslo,700001\n")
+    workspace.ingest()
+    assert kept() == {file.read_bytes() for file in corpus.rglob("*") if file.is_file()}
+    assert all(file.suffix == ".parquet" for file in (workspace.data / "snapshot/objects").iterdir())
+
+
 def test_a_moved_file_embeds_nothing(workspace: Workspace, corpus: Path, tmp_path: Path) -> None:
     workspace.ingest(corpus)
     (corpus / "notes.txt").rename(corpus / "birds.txt")

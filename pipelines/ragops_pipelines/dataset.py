@@ -78,9 +78,7 @@ class Dataset:
                 ("documents", [document for document, _ in new]),
                 ("chunks", [chunk for _, chunks in new for chunk in chunks]),
             ):
-                frame = _frame(part, rows)
-                if old is not None:
-                    frame = self._merged(frame, part, old, shard, count, gone)
+                frame = _frame(part, [*rows, *self._kept(part, old, shard, count, gone)])
                 files[part].pop(f"{shard:03x}", None)
                 if not frame.is_empty():
                     name, size = self._write_named(frame, part, f"{shard:03x}")
@@ -106,21 +104,17 @@ class Dataset:
         self._sweep(manifest)
         return written + self.file.stat().st_size
 
-    def _merged(
-        self, frame: pl.DataFrame, part: str, old: Mapping[str, Any], shard: int, count: int, gone: set[str]
-    ) -> pl.DataFrame:
-        import polars as pl
-
-        frames = [frame]
+    def _kept(
+        self, part: str, old: Mapping[str, Any] | None, shard: int, count: int, gone: set[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of the dataset on disk that belong to `shard` and stay."""
+        if old is None:
+            return
         for source in shards.sources_of(shard, count, old["shards"]):
-            name = old[part].get(f"{source:03x}")
-            if name is None:
-                continue
-            rows = self._read(part, name)
-            keep = [shards.prefix(d) % count == shard and d not in gone for d in rows["document_id"]]
-            frames.append(rows.filter(pl.Series(keep, dtype=pl.Boolean)))
-        keys = ["document_id"] if part == "documents" else ["document_id", "nth"]
-        return pl.concat(frames).sort(keys)
+            if (name := old[part].get(f"{source:03x}")) is not None:
+                for row in self._read(part, name).to_dicts():
+                    if shards.prefix(row["document_id"]) % count == shard and row["document_id"] not in gone:
+                        yield row
 
     def _write_named(self, frame: pl.DataFrame, part: str, name: str) -> tuple[str, int]:
         draft = self.folder / part / f".{name}.tmp"

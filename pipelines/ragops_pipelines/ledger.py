@@ -81,6 +81,10 @@ class Ledger:
         Returns the numbers of points removed and added. `work.old` and `work.wanted` keep their ids.
         """
         db = self.state.db
+        for column in ("raw_sha", "doc_raw_sha"):  # bytes that perhaps nothing names any more
+            old = f"INSERT OR IGNORE INTO work.old_objects SELECT {column} FROM sources WHERE {column} IS NOT NULL"
+            db.execute(f"{old} AND uri IN (SELECT uri FROM work.updated)")
+            db.executemany(f"{old} AND uri = ?", ((uri,) for uri in self.changes.removed))
         for uri in self.changes.removed:
             db.execute("INSERT OR IGNORE INTO work.gone SELECT document_id FROM sources WHERE uri = ?"
                        " AND document_id IS NOT NULL", (uri,))  # fmt: skip

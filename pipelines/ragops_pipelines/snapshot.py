@@ -13,7 +13,7 @@ from ragops_pipelines import shards
 from ragops_pipelines.state import State
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 SCHEMA = 1
 LARGE = 1 << 20  # bytes; larger objects have a file each
@@ -99,7 +99,7 @@ class Snapshot:
         for (sha,) in state.db.execute("SELECT sha FROM work.objects ORDER BY sha"):
             if sha in live:
                 staged.setdefault(shards.prefix(sha) % count, []).append(sha)
-        gone = state.get("objects_gone") or []
+        gone = [row[0] for row in state.db.execute("SELECT sha FROM work.old_objects")]
         touched = (
             set(range(count))
             if count != old_count
@@ -107,13 +107,10 @@ class Snapshot:
         )
         written = 0
         for shard in sorted(touched):
-            frame = self._old_rows(shard, count, old_count, live)
-            new = [
-                (sha, state.db.execute("SELECT data FROM work.objects WHERE sha = ?", (sha,)).fetchone()[0])
-                for sha in staged.get(shard, ())
-            ]
-            fresh = pl.DataFrame(new, schema={"sha": pl.String, "data": pl.Binary}, orient="row")
-            frame = pl.concat([frame, fresh]).unique("sha", keep="first").sort("sha")
+            rows = dict(self._old_rows(shard, count, old_count, live))
+            for sha in staged.get(shard, ()):
+                rows[sha] = state.db.execute("SELECT data FROM work.objects WHERE sha = ?", (sha,)).fetchone()[0]
+            frame = pl.DataFrame(sorted(rows.items()), schema={"sha": pl.String, "data": pl.Binary}, orient="row")
             file = self.objects / _pack(shard, count)
             if frame.is_empty():
                 file.unlink(missing_ok=True)
@@ -127,17 +124,14 @@ class Snapshot:
         shards.sync_folder(self.objects)
         return written
 
-    def _old_rows(self, shard: int, count: int, old_count: int, live: set[str]) -> pl.DataFrame:
+    def _old_rows(self, shard: int, count: int, old_count: int, live: set[str]) -> Iterator[tuple[str, bytes]]:
         import polars as pl
 
-        frames = [pl.DataFrame(schema={"sha": pl.String, "data": pl.Binary})]
         for old in shards.sources_of(shard, count, old_count):
             file = self.objects / _pack(old, old_count)
-            if file.exists():
-                rows = pl.read_parquet(file)
-                keep = [sha in live and shards.prefix(sha) % count == shard for sha in rows["sha"]]
-                frames.append(rows.filter(pl.Series(keep, dtype=pl.Boolean)))
-        return pl.concat(frames)
+            for sha, data in pl.read_parquet(file).rows() if file.exists() else ():
+                if sha in live and shards.prefix(sha) % count == shard:
+                    yield sha, data
 
     def _count(self) -> int:
         """The number of packs of the layout on disk: it stands in their names."""

@@ -61,6 +61,7 @@ CREATE TABLE work.gone (document_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.old (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.wanted (document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL UNIQUE,
     vector_key TEXT NOT NULL, PRIMARY KEY (document_id, nth)) WITHOUT ROWID;
+CREATE TABLE work.old_objects (sha TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
