@@ -102,7 +102,3 @@ class DiskFull(StoreError):
 
 class Locked(RagopsError):
     """Another process holds the workspace."""
-
-
-class Interrupted(RagopsError):
-    """Stopped by Ctrl-C or SIGTERM after a clean close; the next run goes on from there."""

@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an ingest would do; `seconds` is an estimate from earlier runs here, None before the first."""
+    """What an ingest would do; `seconds`: an estimate from earlier runs here, None until one was large enough."""
 
     sources: Mapping[str, int]  # seen, new, to_read, removed, unchanged, rejected
     read_bytes: int

@@ -125,7 +125,9 @@ def _print_plan(plan: Plan) -> None:
     if len(plan.removed) > 20:
         print(f"removed  ... and {len(plan.removed) - 20} more")
     print(
-        f"estimate {plan.seconds:.0f} seconds" if plan.seconds is not None else "estimate none before the first ingest"
+        f"estimate {plan.seconds:.0f} seconds"
+        if plan.seconds is not None
+        else "estimate none yet: no ingest here was large enough to tell from"
     )
 
 
