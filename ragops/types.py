@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -308,6 +308,20 @@ class Release:
     notes: Mapping[str, Any] = field(default_factory=dict)  # such as {"incomplete": true}
 
 
+class PointRow(NamedTuple):
+    """A point as a release lists it. A server keeps no vector keys: "" there."""
+
+    point_id: str
+    chunk_id: str
+    document_id: str
+    vector_key: str
+    uri: str
+
+
+#: (tenant, groups) of a document. They are always today's, whatever release is asked.
+Permission: TypeAlias = tuple[str, tuple[str, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A point that a store found."""
@@ -335,8 +349,10 @@ class Reader(Protocol):
         """BM25 over the sparse vectors."""
         ...
 
-    def points(self, batch: int = 500) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
-        """Every point: id, payload, dense vector (dim,)."""
+    def points(
+        self, batch: int = 500, filter: Filter | None = None
+    ) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
+        """Every point that matches, by id: id, payload, dense vector (dim,)."""
         ...
 
     def count(self, filter: Filter | None = None) -> int: ...
@@ -348,13 +364,25 @@ class Store(Protocol):
     """Where releases live. Writers are serialised by the workspace's lock."""
 
     def releases(self) -> list[Release]:
-        """Sealed ones, oldest first. Reads only manifests."""
+        """Sealed ones, oldest first. Reads only manifests; one whose manifest is damaged is left out."""
+        ...
+
+    def numbers(self) -> list[int]:
+        """Every number that a release has, sound or damaged, in order."""
         ...
 
     def live(self) -> Release | None: ...
 
+    def held(self) -> bool:
+        """Whether the live release was published to stay until somebody publishes another."""
+        ...
+
     def point_ids(self, number: int) -> Iterable[str]:
         """Ids of a sealed release, without opening the engine."""
+        ...
+
+    def point_rows(self, number: int) -> Iterator[PointRow]:
+        """Every point of a sealed release by id, without its payload and vector."""
         ...
 
     def write(
@@ -372,16 +400,27 @@ class Store(Protocol):
         """
         ...
 
-    def publish(self, number: int) -> None:
-        """Make a sealed release the live one, in one atomic step."""
+    def publish(self, number: int, *, hold: bool = False) -> None:
+        """Make a sealed release the live one, in one atomic step. `hold`: later ingests seal and do not publish."""
+        ...
+
+    def permit(self, permissions: Mapping[str, Permission], *, upto: int) -> None:
+        """Today's permissions of documents (by document id), for all releases up to number `upto`.
+
+        At once, for open readers too; nothing is sealed or embedded. Later words win; repeating it changes nothing.
+        """
+        ...
+
+    def permitted(self, number: int) -> Mapping[str, Permission]:
+        """Documents whose permissions today may differ from those that release `number` was sealed with."""
         ...
 
     def check(self, number: int) -> list[str]:
         """What is wrong with a sealed release, by its counts and checksums; empty when nothing is."""
         ...
 
-    def remove(self, number: int) -> None:
-        """Delete a sealed release that is not live; waits for its readers."""
+    def remove(self, number: int, *, timeout: float = 30.0) -> None:
+        """Delete a sealed release that is not live; waits `timeout` seconds for its readers, then StoreError."""
         ...
 
     def open(self, number: int | None = None) -> Reader:

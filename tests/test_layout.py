@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {"ragops": ROOT / "ragops", "ragops_connectors": ROOT / "connectors/ragops_connectors",
             "ragops_pipelines": ROOT / "pipelines/ragops_pipelines"}  # fmt: skip
 FLOORS = [
-    {"ragops.types", "ragops.errors", "ragops.ids", "ragops.config", "ragops.templates"},
+    {"ragops.types", "ragops.errors", "ragops.ids", "ragops.config", "ragops.durable", "ragops.templates"},
     {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources"},
     {"ragops.retrieval"},
     {"ragops_pipelines"},

@@ -598,7 +598,9 @@ def test_the_index_of_points_is_deterministic(edge: EdgeStore) -> None:
     edge.write(release(2, 30), base=None, delete=[], add=reversed(pairs(*range(30))))
     assert (folder(edge, 1) / "points.parquet").read_bytes() == (folder(edge, 2) / "points.parquet").read_bytes()
     rows = list(edge.point_rows(1))
-    assert rows == sorted((point(i).point_id, f"chunk-{i}", f"document-{i // 3}", f"key-{i}") for i in range(30))
+    assert rows == sorted(
+        (point(i).point_id, f"chunk-{i}", f"document-{i // 3}", f"key-{i}", point(i).payload["uri"]) for i in range(30)
+    )
 
 
 def test_work_is_reported(edge: EdgeStore) -> None:

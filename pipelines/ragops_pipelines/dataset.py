@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ragops import ids
+from ragops import durable, ids
 from ragops.errors import SchemaError, StoreError
 from ragops.types import Chunk, Document, Metadata, Point
 from ragops_pipelines import shards
@@ -96,11 +96,11 @@ class Dataset:
             "vectors": segments,
         }
         for part in ("documents", "chunks", "vectors", "rejects"):
-            shards.sync_folder(self.folder / part)
+            durable.sync(self.folder / part)
         draft = self.file.with_name(".dataset.json.tmp")
         draft.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
-        shards.replace_durably(draft, self.file)
-        shards.sync_folder(self.folder)
+        durable.replace(draft, self.file)
+        durable.sync(self.folder)
         self._sweep(manifest)
         return written + self.file.stat().st_size
 
@@ -122,7 +122,7 @@ class Dataset:
         frame.write_parquet(draft, compression="uncompressed" if part == "vectors" else "zstd", statistics=False)
         data = draft.read_bytes()
         final = f"{name}-{ids.short(ids.sha256(data))}.parquet"
-        shards.replace_durably(draft, self.folder / part / final)
+        durable.replace(draft, self.folder / part / final)
         return final, len(data)
 
     def _write_vectors(self, state: State, cache: Cache, *, rebuild: bool) -> tuple[list[str], int]:

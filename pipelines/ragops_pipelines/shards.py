@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ragops import durable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,18 +39,4 @@ def write_parquet(frame: pl.DataFrame, file: Path) -> None:
     """The same rows give the same bytes; a crash leaves the old file or the new one."""
     draft = file.with_name(f".{file.name}.tmp")
     frame.write_parquet(draft, compression="zstd", compression_level=1, statistics=False)
-    replace_durably(draft, file)
-
-
-def replace_durably(draft: Path, file: Path) -> None:
-    with draft.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(draft, file)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.replace(draft, file)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragops import ids
+from ragops import durable, ids
 from ragops.errors import StoreError
 from ragops_pipelines import shards
 from ragops_pipelines.state import State
@@ -34,7 +34,7 @@ class Snapshot:
                 self.objects.mkdir(parents=True, exist_ok=True)
                 draft = self.objects / f".{sha}.tmp"
                 draft.write_bytes(data)
-                shards.replace_durably(draft, file)
+                durable.replace(draft, file)
         else:
             state.db.execute("INSERT OR IGNORE INTO work.objects VALUES (?, ?)", (sha, data))
 
@@ -121,7 +121,7 @@ class Snapshot:
             kept = file.name.endswith(f"-{count:04d}.parquet") or file.name in live
             if not kept or file.name.startswith("."):
                 file.unlink()
-        shards.sync_folder(self.objects)
+        durable.sync(self.objects)
         return written
 
     def _old_rows(self, shard: int, count: int, old_count: int, live: set[str]) -> Iterator[tuple[str, bytes]]:

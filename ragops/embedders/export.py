@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragops import ids
+from ragops import durable, ids
 from ragops.embedders.onnx import MANIFEST, MODEL, TOKENIZER, load_query_encoder, manifest_of
 from ragops.errors import DiskFull, MissingExtra, ModelError, SpaceMismatch
 
@@ -205,23 +204,15 @@ def _module(embedder: TorchEmbedder) -> Any:
 def _publish(draft: Path, folder: Path) -> None:
     """Make the draft the folder, durably. Where another process was first with a sound one, that one stays."""
     for path in draft.iterdir():
-        _sync(path)
-    _sync(draft)
+        durable.sync(path)
+    durable.sync(draft)
     draft.chmod(0o755)  # mkdtemp's folders are private
     old = draft.with_name(draft.name + ".old")
     if folder.exists() or folder.is_symlink():
         folder.rename(old)
     draft.rename(folder)
-    _sync(folder.parent)
+    durable.sync(folder.parent)
     if old.is_symlink():
         old.unlink()
     else:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,11 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragops import durable
 from ragops.errors import DiskFull, RagopsError, SpaceMismatch, StoreError, UsageError
 from ragops.stores import files, manifest
 from ragops.stores.index import INDEXED_FROM, settings
 from ragops.stores.manifest import MEND, SPACE_HINT, Damaged, Manifest
-from ragops.types import Point, Release
+from ragops.types import Point, PointRow, Release
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,10 +74,24 @@ class EdgeStore:
                 continue
         return found
 
+    def numbers(self) -> list[int]:
+        """Every number in use, that of a damaged release or of a folder that is none of ours too."""
+        try:
+            return sorted(int(name) for name in os.listdir(self._releases) if _RELEASE.fullmatch(name))
+        except FileNotFoundError:
+            return []
+        except PermissionError as error:
+            raise _forbidden(error) from error
+
     def live(self) -> Release | None:
         """The release that readers get. Raises StoreError where LIVE or its release is damaged."""
         number = self._live_number()
         return None if number is None else self._manifest(number).release
+
+    def held(self) -> bool:
+        """Whether LIVE says that its release stays until somebody publishes another."""
+        pointer = self._pointer()
+        return pointer is not None and pointer[1]
 
     def open(self, number: int | None = None) -> EdgeReader:
         """The live release, or the numbered one, locked against removal. Raises StoreError."""
@@ -95,9 +110,9 @@ class EdgeStore:
         """Ids of a sealed release, sorted, without opening the engine."""
         yield from self._rows(number, ["point_id"])["point_id"]
 
-    def point_rows(self, number: int) -> Iterator[tuple[str, str, str, str]]:
-        """(point_id, chunk_id, document_id, vector_key) of a sealed release, sorted by the first."""
-        yield from self._rows(number, None).iter_rows()
+    def point_rows(self, number: int) -> Iterator[PointRow]:
+        """The points of a sealed release, sorted by id, without opening the engine."""
+        yield from map(PointRow._make, self._rows(number, list(PointRow._fields)).iter_rows())
 
     def work(self, number: int) -> dict[str, int]:
         """What sealing a release cost: `copied_bytes` of the base, points `added` and `deleted`."""
@@ -148,14 +163,14 @@ class EdgeStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
 
-    def publish(self, number: int) -> None:
+    def publish(self, number: int, *, hold: bool = False) -> None:
         """Make a sealed release the live one, in one atomic step. Raises StoreError."""
         with self._writing(), _disk_errors(self._folder):
             try:
                 self._sound(number)
             except FileNotFoundError:
                 raise self._missing(number) from None
-            files.write_atomic(self._folder / "LIVE", f"{number}\n".encode())
+            durable.write_atomic(self._folder / "LIVE", f"{number}{' held' if hold else ''}\n".encode())
 
     def remove(self, number: int, *, timeout: float = 30.0) -> None:
         """Delete a sealed release that is not live. Waits `timeout` seconds for its readers, then raises StoreError."""
@@ -195,6 +210,11 @@ class EdgeStore:
         return (folder / _MANIFEST).exists()  # raises PermissionError: a folder we cannot see into is no draft
 
     def _live_number(self) -> int | None:
+        pointer = self._pointer()
+        return None if pointer is None else pointer[0]
+
+    def _pointer(self) -> tuple[int, bool] | None:
+        """What LIVE says: the number, and whether it is held."""
         try:
             text = (self._folder / "LIVE").read_text("ascii")
         except FileNotFoundError:
@@ -203,9 +223,10 @@ class EdgeStore:
             raise _forbidden(error) from error
         except UnicodeDecodeError:
             text = "?"
-        if not text.strip().isdigit():
+        number, _, rest = text.strip().partition(" ")
+        if not number.isdigit() or rest not in ("", "held"):
             raise Damaged(f"{self._folder / 'LIVE'} is damaged: it names no release.", MEND)
-        return int(text)
+        return int(number), rest == "held"
 
     def _missing(self, number: int) -> StoreError:
         there = ", ".join(str(each) for each in self._numbers()) or "none"
@@ -277,7 +298,7 @@ class EdgeStore:
             config = None
         if config != seal.engine["edge_config"]:
             with _disk_errors(self._folder):
-                files.write_atomic(folder / _CONFIG, json.dumps(seal.engine["edge_config"]).encode())
+                durable.write_atomic(folder / _CONFIG, json.dumps(seal.engine["edge_config"]).encode())
 
     def _check(self, number: int) -> list[str]:
         folder = self._path(number)
@@ -309,7 +330,7 @@ class EdgeStore:
         try:
             return pl.read_parquet(path, columns=columns)
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(f"{path} cannot be read: {error}", MEND) from error
+            raise Damaged(f"{path} cannot be read: {error}", MEND) from error
 
     @contextmanager
     def _writing(self) -> Iterator[int]:
@@ -347,7 +368,7 @@ class EdgeStore:
 
     def _unseal(self, folder: Path) -> None:
         (folder / _MANIFEST).unlink()  # from here on it is a draft, whatever happens
-        files.sync(folder)
+        durable.sync(folder)
         shutil.rmtree(folder)
 
     def _base(self, number: int, release: Release) -> Manifest:
@@ -446,9 +467,9 @@ class EdgeStore:
         sealed = replace(release, collection=self.collection)
         engine = _engine(release) | {"edge_config": json.loads((folder / _CONFIG).read_bytes())}
         seal = Manifest(sealed, engine, self._checksums(folder), deletes, work)
-        files.sync_tree(folder)
-        files.write_atomic(folder / _MANIFEST, json.dumps(manifest.dump(seal), indent=1, ensure_ascii=False).encode())
-        files.sync(self._releases)
+        durable.sync_tree(folder)
+        durable.write_atomic(folder / _MANIFEST, json.dumps(manifest.dump(seal), indent=1, ensure_ascii=False).encode())
+        durable.sync(self._releases)
         return sealed
 
     def _copy(self, before: Manifest, folder: Path) -> int:
@@ -470,8 +491,8 @@ class EdgeStore:
         """The rows of points.parquet, sorted. Raises StoreError for what does not fit together."""
         import polars as pl
 
-        empty = pl.DataFrame(schema=dict.fromkeys(("point_id", "chunk_id", "document_id", "vector_key"), pl.String))
-        old = empty if before is None else self._rows(before.release.number, None)
+        empty = pl.DataFrame(schema=dict.fromkeys(PointRow._fields, pl.String))
+        old = empty if before is None else self._rows(before.release.number, list(PointRow._fields))
         gone = pl.DataFrame({"point_id": deleted}, schema={"point_id": pl.String}).unique()
         unknown = gone.join(old, on="point_id", how="anti")
         if len(unknown):
@@ -528,8 +549,9 @@ def _index(batch: Batch) -> pl.DataFrame:
             "chunk_id": [point.chunk_id for point in batch.points],
             "document_id": [point.document_id for point in batch.points],
             "vector_key": [point.vector_key for point in batch.points],
+            "uri": [str(point.payload.get("uri", "")) for point in batch.points],
         },
-        schema=dict.fromkeys(("point_id", "chunk_id", "document_id", "vector_key"), pl.String),
+        schema=dict.fromkeys(PointRow._fields, pl.String),
     )
 
 

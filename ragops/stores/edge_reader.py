@@ -137,14 +137,19 @@ class EdgeReader:
         payloads = {str(record.id): record.payload or {} for record in records}
         return [Scored(id, score, payloads[id]) for id, score in ranked]
 
-    def points(self, batch: int = 500) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
-        """Every point, by id: id, payload, dense vector float32 (dim,) of unit length."""
+    def points(
+        self, batch: int = 500, filter: Filter | None = None
+    ) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
+        """Every point that matches, by id: id, payload, dense vector float32 (dim,) of unit length."""
         import numpy as np
         import qdrant_edge as edge
 
+        condition = for_edge(filter)
         offset: Any = None
         while True:
-            request = edge.ScrollRequest(offset=offset, limit=batch, with_payload=True, with_vector=[DENSE])
+            request = edge.ScrollRequest(
+                offset=offset, limit=batch, filter=condition, with_payload=True, with_vector=[DENSE]
+            )
             with engine_errors(self._folder):
                 records, offset = self._open().scroll(request)
             for record in records:

@@ -36,7 +36,7 @@ from ragops.stores.index import (
     settings,
 )
 from ragops.stores.manifest import Manifest
-from ragops.types import Filter, Point, Release, Scored
+from ragops.types import Filter, Point, PointRow, Release, Scored
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -93,6 +93,19 @@ class QdrantStore:
         with self._errors():
             return [seal.release for seal in self._manifests()]
 
+    def numbers(self) -> list[int]:
+        """Every number that a collection on the server or a manifest has."""
+        name = re.compile(re.escape(self.collection) + r"--(\d{8,18})")
+        with self._errors():
+            found = (name.fullmatch(each.name) for each in self._client.get_collections().collections)
+            return sorted({int(m[1]) for m in found if m} | {seal.release.number for seal in self._manifests()})
+
+    def held(self) -> bool:
+        """Whether the live release stays until somebody publishes another."""
+        with self._errors():
+            value = self._get(_LIVE)
+            return bool(value and value.get("hold"))
+
     def live(self) -> Release | None:
         with self._errors():
             number = self._live_number()
@@ -115,13 +128,13 @@ class QdrantStore:
         for record in self._scroll(self._name(number), payload=False, vectors=False):
             yield str(record.id)
 
-    def point_rows(self, number: int) -> Iterator[tuple[str, str, str, str]]:
-        """(point_id, chunk_id, document_id, "") of a sealed release: a server does not keep the vector key."""
+    def point_rows(self, number: int) -> Iterator[PointRow]:
+        """The points of a sealed release by id: a server does not keep the vector key."""
         with self._errors():
             self._manifest(number)
-        for record in self._scroll(self._name(number), payload=["chunk_id", "document_id"], vectors=False):
+        for record in self._scroll(self._name(number), payload=["chunk_id", "document_id", "uri"], vectors=False):
             payload = record.payload or {}
-            yield str(record.id), payload["chunk_id"], payload["document_id"], ""
+            yield PointRow(str(record.id), payload["chunk_id"], payload["document_id"], "", payload.get("uri") or "")
 
     def check(self, number: int | None = None) -> list[str]:
         """Whether each sealed release has its collection and its count of points, and LIVE its release."""
@@ -171,14 +184,14 @@ class QdrantStore:
                 pass
             raise
 
-    def publish(self, number: int) -> None:
+    def publish(self, number: int, *, hold: bool = False) -> None:
         """Make a sealed release the live one: one upsert of one point."""
         with self._errors():
             self._manifest(number)
-            self._put(_LIVE, {"kind": "live", "number": number})
+            self._put(_LIVE, {"kind": "live", "number": number, "hold": hold})
 
-    def remove(self, number: int) -> None:
-        """Delete a sealed release that is not live."""
+    def remove(self, number: int, *, timeout: float = 30.0) -> None:
+        """Delete a sealed release that is not live. A server knows of no readers, so there is nothing to wait for."""
         with self._errors():
             self._manifest(number)
             if self._live_number() == number:
@@ -422,11 +435,14 @@ class QdrantReader:
         payloads = {str(record.id): record.payload or {} for record in records}
         return [Scored(id, score, payloads[id]) for id, score in ranked]
 
-    def points(self, batch: int = 500) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
-        """Every point, by id: id, payload, dense vector float32 (dim,) of unit length."""
+    def points(
+        self, batch: int = 500, filter: Filter | None = None
+    ) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
+        """Every point that matches, by id: id, payload, dense vector float32 (dim,) of unit length."""
         import numpy as np
 
-        for record in scroll(self._client, self._where, self._name, batch, payload=True, vectors=[DENSE]):
+        condition = for_server(filter)
+        for record in scroll(self._client, self._where, self._name, batch, condition, payload=True, vectors=[DENSE]):
             vectors: Any = record.vector
             yield str(record.id), record.payload or {}, np.asarray(vectors[DENSE], dtype=np.float32)
 
@@ -445,13 +461,22 @@ class QdrantReader:
 
 
 def scroll(
-    client: QdrantClient, where: str, name: str, page: int, *, payload: bool | list[str], vectors: bool | list[str]
+    client: QdrantClient,
+    where: str,
+    name: str,
+    page: int,
+    condition: models.Filter | None = None,
+    *,
+    payload: bool | list[str],
+    vectors: bool | list[str],
 ) -> Iterator[models.Record]:
-    """Every point of a collection, by id, in pages."""
+    """Every point of a collection that matches, by id, in pages."""
     offset: Any = None
     while True:
         with client_errors(where):
-            records, offset = client.scroll(name, limit=page, offset=offset, with_payload=payload, with_vectors=vectors)
+            records, offset = client.scroll(
+                name, condition, limit=page, offset=offset, with_payload=payload, with_vectors=vectors
+            )
         yield from records
         if offset is None:
             return

@@ -1,0 +1,44 @@
+"""What makes writing durable: fsync of files and folders, and replacing a file in one step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below, and the folder itself."""
+    for base, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(base, name))
+        sync(Path(base))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """All of the data under that name, or what was there before; durable on return."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def replace(draft: Path, file: Path) -> None:
+    """Put a finished draft in the place of `file`, its bytes on disk first. The folder is the caller's to sync."""
+    sync(draft)
+    os.replace(draft, file)
