@@ -44,9 +44,9 @@ class Metadata:
     fields: Fields = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen: that doubles its price, and a scan makes one of every file
 class Entry:
-    """One source as a scan lists it; no byte has been read yet."""
+    """One source as a scan lists it; no byte has been read yet. Do not change one."""
 
     uri: str
     token: str  # change token: an equal token means an unchanged source

@@ -575,6 +575,26 @@ def test_odd_names_are_names(tmp_path: Path, name: str) -> None:
     assert connector.fetch(entry).data.decode() == name
 
 
+def test_deep_trees_and_walks_broken_off_leave_no_file_open(tmp_path: Path) -> None:
+    place = tmp_path
+    for depth in range(100):
+        place = place / "d"
+        write(place / "a.md", str(depth))
+        write(place / "e.md", str(depth))
+    before = os.listdir("/dev/fd")
+    connector = files(tmp_path)
+    found = listing(connector)
+    assert len(found.entries) == 200
+    assert [entry.uri for entry in found.entries] == sorted(entry.uri for entry in found.entries)
+    assert connector.fetch(found.entries[-1]).data == b"0"
+    walk = iter(connector.scan(lambda container: None))
+    for _ in range(90):
+        next(walk)
+    assert len(os.listdir("/dev/fd")) < len(before) + 70
+    del walk
+    assert len(os.listdir("/dev/fd")) == len(before)
+
+
 segment = st.binary(min_size=1, max_size=12).map(lambda b: os.fsdecode(b.replace(b"/", b"_").replace(b"\0", b"_")))
 spoken = st.text(min_size=1, max_size=12).map(lambda t: t.replace("/", "_").replace("\0", "_"))
 name_st = st.one_of(

@@ -11,6 +11,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from ragops.errors import ConfigError, FetchError, ScanError, UsageError, Vanish
 from ragops.types import Entry, Metadata, Reject, Source, Unchanged
 
 FRESH_NS = 2_000_000_000  # a file touched less than this ago may change again under the same token
+_KEPT_OPEN = 64  # folders of the way down that stay open while they are listed
 ATTEMPTS = 3  # reads of a file that changes meanwhile
 _NEVER = frozenset((".ragops", ".git", ".dvc", ".hg", ".svn"))
 #: What ragops itself writes into a workspace: a source that holds its own workspace must not feed on it.
@@ -184,6 +186,17 @@ class Files:
         return Metadata(tenant=self.settings.tenant, groups=self.settings.groups, fields=fields)
 
 
+@dataclass(slots=True)
+class _Folder:
+    """One folder on the way down."""
+
+    relative: str  # its path below the root, as on disk; "" or with a slash at its end
+    shown: str  # the same as in URIs
+    pending: Iterator[tuple[str, os.DirEntry[str]]]  # keys and entries; the key of a folder ends with a slash
+    rejects: list[Reject]
+    fd: int | None  # of the folder: with it the system need not find the way to each of its files
+
+
 class FilesScan:
     """One walk. Memory grows with the largest single folder, not with the tree."""
 
@@ -192,30 +205,62 @@ class FilesScan:
         self.complete = True
         self.containers: Mapping[str, str] = {}
         self._linked: set[tuple[int, int]] = set()  # folders outside that a link has led to
+        self._surely_settled = time.time_ns() - FRESH_NS
 
     def __iter__(self) -> Iterator[Entry | Unchanged | Reject]:
+        levels: list[_Folder] = []
+        try:
+            yield from self._walk(levels)
+        finally:
+            for folder in levels:  # left over where the walk was broken off
+                if folder.fd is not None:
+                    os.close(folder.fd)
+
+    def _walk(self, levels: list[_Folder]) -> Iterator[Entry | Reject]:
         files = self.files
         identity = files.identify()
         found = not files.subtree
-        levels = [self._listed("", "")]
+        levels.append(self._listed("", "", 0))
+        # Asked of every file, so looked up once.
+        include, horizon, prefix = files.include, self._surely_settled, f"{files.name}:/"
+        follow, limit = files.settings.follow_symlinks, files.settings.max_bytes
         while levels:
-            relative, shown, pending, rejects = levels[-1]
-            if rejects:
-                yield from rejects
-                rejects.clear()
-            for key, item in pending:
-                if key.endswith("/"):
-                    found = found or len(levels) >= len(files.subtree)
-                    levels.append(self._listed(f"{relative}{item.name}/", shown + key))
+            folder = levels[-1]
+            relative, shown = folder.relative, folder.shown
+            if folder.rejects:
+                yield from folder.rejects
+                folder.rejects.clear()
+            on_the_way = len(levels) < len(files.subtree)
+            for key, item in folder.pending:
+                if key[-1] == "/":
+                    found = found or not on_the_way
+                    levels.append(self._listed(f"{relative}{item.name}/", shown + key, len(levels)))
                     break
-                if len(levels) < len(files.subtree):
-                    continue  # a file where a folder on the way was asked for
+                if on_the_way:
+                    continue  # a file where a folder was asked for
                 found = True
-                listed = self._file(f"{relative}{item.name}", shown + key, item)
-                if listed is not None:
-                    yield listed
+                path = shown + key
+                if include is not None and not include(path):
+                    continue
+                try:
+                    at = item.stat(follow_symlinks=follow)
+                except FileNotFoundError:
+                    continue  # deleted since
+                except OSError as error:
+                    reason = f"cannot be read: {error.strerror}"
+                    yield self._reject(path, "unreadable", reason, "Make it readable.", True)
+                    continue
+                size = at.st_size
+                if size > limit or not stat.S_ISREG(at.st_mode):
+                    yield self._refused(path, at)
+                    continue
+                yield Entry(
+                    prefix + path, token(at), size, relative + item.name, "", at.st_mtime_ns <= horizon or settled(at)
+                )
             else:
                 levels.pop()
+                if folder.fd is not None:
+                    os.close(folder.fd)
         if not found:
             raise ScanError(
                 f"source '{files.name}': nothing to list at {'/'.join(files.subtree)!r}: missing, hidden or excluded",
@@ -224,20 +269,21 @@ class FilesScan:
         if files.identify() != identity:
             self.complete = False  # unmounted or swapped while it was listed
 
-    def _listed(
-        self, relative: str, shown: str
-    ) -> tuple[str, str, Iterator[tuple[str, os.DirEntry[str]]], list[Reject]]:
-        """A folder's entries in URI order: a folder's key ends with a slash, as its URIs go on."""
+    def _listed(self, relative: str, shown: str, depth: int) -> _Folder:
+        """A folder's entries in URI order."""
         files = self.files
         path = f"{files.root}/{relative}"
         items: list[tuple[str, os.DirEntry[str]]] = []
         rejects: list[Reject] = []
+        plain = True  # every name is ASCII
         hidden, exclude = files.settings.hidden, files.exclude
         own = self._own(path)
-        depth = shown.count("/")
+        fd: int | None = None
         only = files.subtree[depth] if depth < len(files.subtree) else None
         try:
-            with os.scandir(path) as entries:
+            if depth < _KEPT_OPEN:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            with os.scandir(path if fd is None else fd) as entries:
                 for item in entries:
                     name = item.name
                     if name[0] == "." and (not hidden or name in _NEVER):
@@ -246,13 +292,14 @@ class FilesScan:
                         continue
                     if not name.isascii():
                         name = _nfc(name)
+                        plain = False
                     if only is not None and name != only:
                         continue
                     if not name.isprintable() and _unspeakable(name):
                         rejects.append(self._bad_name(shown, item.name, "it has control characters or is not UTF-8"))
                         continue
                     if item.is_symlink():
-                        key = self._link(item, name, shown, rejects)
+                        key = self._link(path + item.name, name, shown, rejects)
                         if key is None:
                             continue
                     else:
@@ -262,6 +309,8 @@ class FilesScan:
                     items.append((key, item))
         except OSError as error:
             if not relative:
+                if fd is not None:
+                    os.close(fd)
                 raise ScanError(
                     f"source '{files.name}': the folder {files.root} cannot be listed: {error.strerror}",
                     "Nothing is deleted because of this.",
@@ -273,8 +322,9 @@ class FilesScan:
                 rejects.append(
                     self._reject(f"{shown}", "unreadable", f"cannot be listed: {error.strerror}", hint, True)
                 )
-        items.sort(key=_first)
-        return relative, shown, iter(self._no_twins(shown, items, rejects)), rejects
+        items.sort(key=itemgetter(0))
+        items = items if plain else self._no_twins(shown, items, rejects)
+        return _Folder(relative, shown, iter(items), rejects, fd)
 
     def _no_twins(
         self, shown: str, items: list[tuple[str, os.DirEntry[str]]], rejects: list[Reject]
@@ -297,10 +347,10 @@ class FilesScan:
                     self.complete = False  # what lies in it may have been listed under this name before
         return [pair for pair in items if best[pair[0]] is pair[1]]
 
-    def _link(self, item: os.DirEntry[str], name: str, shown: str, rejects: list[Reject]) -> str | None:
+    def _link(self, path: str, name: str, shown: str, rejects: list[Reject]) -> str | None:
         """The key of what a symbolic link leads to, or None where it is not followed."""
         files = self.files
-        real = os.path.realpath(item.path)
+        real = os.path.realpath(path)
         inside = real == files.root or real.startswith(f"{files.root}/")
         try:
             found = os.stat(real)
@@ -319,23 +369,11 @@ class FilesScan:
         self._linked.add((found.st_dev, found.st_ino))
         return f"{name}/"
 
-    def _file(self, relative: str, shown: str, item: os.DirEntry[str]) -> Entry | Reject | None:
-        files = self.files
-        if files.include is not None and not files.include(shown):
-            return None
-        try:
-            found = item.stat(follow_symlinks=files.settings.follow_symlinks)
-        except FileNotFoundError:
-            return None  # deleted since
-        except OSError as error:
-            return self._reject(shown, "unreadable", f"cannot be read: {error.strerror}", "Make it readable.", True)
+    def _refused(self, shown: str, found: os.stat_result) -> Reject:
         if not stat.S_ISREG(found.st_mode):
             return self._reject(shown, "unsupported", "a pipe, a socket or a device", "Exclude it.")
-        size = found.st_size
-        if size > files.settings.max_bytes:
-            _, hint = _too_large("", size, files.settings.max_bytes)
-            return self._reject(shown, "too_large", f"{size:,} bytes, above max_bytes", hint)
-        return Entry(f"{files.name}:/{shown}", token(found), size, relative, "", settled(found))
+        _, hint = _too_large("", found.st_size, self.files.settings.max_bytes)
+        return self._reject(shown, "too_large", f"{found.st_size:,} bytes, above max_bytes", hint)
 
     def _own(self, path: str) -> frozenset[str]:
         workspace = self.files.workspace
@@ -359,10 +397,6 @@ def token(found: os.stat_result) -> str:
 def settled(found: os.stat_result) -> bool:
     """Whether the token can be trusted: a clock that lags or ticks slowly hides a change made just after."""
     return abs(time.time_ns() - found.st_mtime_ns) >= FRESH_NS
-
-
-def _first(pair: tuple[str, os.DirEntry[str]]) -> str:
-    return pair[0]
 
 
 def _nfc(text: str) -> str:

@@ -39,34 +39,33 @@ def compare(
     """
     known = state.tokens()
     changes = Changes()
-    unseen = dict.fromkeys(known)
+    unseen: dict[str, str | None] = known.copy()
+    boxes: dict[str, list[str]] | None = None
+    seen = 0
     for connector in connectors:
         whole = connector.name in everything
         scan = connector.scan((lambda _: None) if whole else state.container_token)
-        boxes: dict[str, list[str]] | None = None
         for found in scan:
             if isinstance(found, Entry):
-                changes.seen += 1
-                unseen.pop(found.uri, None)
-                before = known.get(found.uri)
-                if whole or before is None or before[0] != found.token or not before[1] or again(found.uri):
+                seen += 1
+                uri = found.uri
+                before = unseen.pop(uri, None) or known.get(uri)
+                if whole or before != found.token or again(uri):
                     changes.todo.append((connector, found))
-                    changes.new += before is None
+                    changes.new += uri not in known
                     changes.bytes += found.size or 0
             elif isinstance(found, Unchanged):
                 if boxes is None:
-                    boxes = {}
-                    for uri, row in known.items():
-                        boxes.setdefault(row[3], []).append(uri)
+                    boxes = state.contained()
                 for uri in boxes.get(found.container, ()):
-                    changes.seen += 1
+                    seen += 1
                     unseen.pop(uri, None)
             else:
-                changes.seen += 1
+                seen += 1
                 unseen.pop(found.uri, None)
                 changes.rejects.append(found)
-            if changes.seen % 1000 == 0:
-                tell(changes.seen)
+            if seen % 1000 == 0:
+                tell(seen)
         changes.containers.update({uri: (connector.name, token) for uri, token in scan.containers.items()})
         if not scan.complete:
             changes.incomplete.append(connector.name)
@@ -77,5 +76,6 @@ def compare(
     if prefixes:
         changes.removed += [uri for uri in unseen if uri.startswith(prefixes)]
     changes.removed.sort()
-    tell(changes.seen)
+    changes.seen = seen
+    tell(seen)
     return changes

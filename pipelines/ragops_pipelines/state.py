@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS sources (
     -- the document that it gave: after a reject, of the last content that passed
     document_id TEXT, doc_raw_sha TEXT, doc_parse_key TEXT, doc_metadata TEXT, version TEXT, digest TEXT, chunks INTEGER
 ) WITHOUT ROWID;
+-- All that a run without news reads of them, in a fifth of the pages.
+CREATE INDEX IF NOT EXISTS tokens ON sources (uri, token, settled);
 CREATE TABLE IF NOT EXISTS containers (uri TEXT PRIMARY KEY, source TEXT NOT NULL, token TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS points (
     document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL, vector_key TEXT NOT NULL,
@@ -138,10 +140,16 @@ class State:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
     # -- sources
-    def tokens(self) -> dict[str, tuple[str, bool, bool, str]]:
-        """uri -> (token, settled, rejected, container): all that a no-op has to compare."""
-        rows = self.db.execute("SELECT uri, token, settled, rejected, container FROM sources")
-        return {uri: (token, bool(settled), bool(rejected), box) for uri, token, settled, rejected, box in rows}
+    def tokens(self) -> dict[str, str | None]:
+        """uri -> change token, None for one that is not to be trusted: all that a no-op has to compare."""
+        return dict(self.db.execute("SELECT uri, CASE WHEN settled THEN token END FROM sources"))
+
+    def contained(self) -> dict[str, list[str]]:
+        """Container -> the URIs of what was found in it."""
+        found: dict[str, list[str]] = {}
+        for box, uri in self.db.execute("SELECT container, uri FROM sources WHERE container != ''"):
+            found.setdefault(box, []).append(uri)
+        return found
 
     def known(self, uri: str, table: str = "main.sources") -> Known | None:
         row = self.db.execute(f"SELECT {_KNOWN} FROM {table} WHERE uri = ?", (uri,)).fetchone()

@@ -31,7 +31,8 @@ class Manifest:
 
 
 def dump(manifest: Manifest) -> dict[str, Any]:
-    value = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
+    # Through JSON once, so that a tuple and the list it comes back as are the same.
+    value = json.loads(json.dumps({"schema": SCHEMA, **dataclasses.asdict(manifest)}, ensure_ascii=False))
     return {**value, "seal": _seal(value)}
 
 
@@ -60,8 +61,7 @@ def load(value: Any, where: str) -> Manifest:
 
 
 def _seal(value: Mapping[str, Any]) -> str:
-    # Through JSON once, so that a tuple and the list it comes back as are the same.
-    text = json.dumps(json.loads(json.dumps(value, ensure_ascii=False)), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
