@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from ragops.errors import RagopsError, SpaceMismatch, StoreError, UsageError
-from ragops.types import Point, Release, Space, Store
+from ragops.types import Permission, Point, Reader, Release, Space, Store
 
 DIM = 16
 SPACE = Space("ab" * 32, "tests/random", DIM, 256, "cd" * 32, normalized=True)
@@ -194,6 +195,26 @@ def test_a_point_may_be_deleted_and_added_again(store: Store) -> None:
     )
 
 
+def test_a_point_added_again_has_its_new_payload(store: Store) -> None:
+    """Tenant and groups are no part of a point's identity: the loader writes them anew under the same id."""
+    fill(store, 12)
+    changed = [Point(p.point_id, p.chunk_id, p.document_id, p.vector_key, p.payload | {"tenant": "moved", "groups": []})
+               for p in map(point, (3, 4, 5))]  # fmt: skip
+    ids = [each.point_id for each in changed]
+    add = [(each, vector(i)) for each, i in zip(changed, (3, 4, 5), strict=True)]
+    store.write(release(2, 12), base=1, delete=ids, add=add)
+    found = everything(store, 2)
+    assert [found[id][0] for id in ids] == [each.payload for each in changed]
+    with closing(store.open(2)) as reader:
+        assert reader.count({"tenant": "moved"}) == 3
+        assert reader.count({"tenant": "moved", "groups": {"exists": False}}) == 3
+        assert {hit.point_id for hit in reader.search(vector(1), 12, {"tenant": "moved"})} == set(ids)
+        assert reader.count({"document_id": "document-1"}) == 3
+    assert answers(store, 1) == answers(store, 2)
+    with closing(store.open(1)) as reader:
+        assert reader.count({"tenant": "moved"}) == 0
+
+
 def test_progress_counts_up(store: Store) -> None:
     seen: list[int] = []
     store.write(release(1, 1200), base=None, delete=[], add=pairs(*range(1200)), progress=seen.append)
@@ -269,6 +290,115 @@ def test_a_number_is_used_once(store: Store) -> None:
     with pytest.raises(StoreError, match="count from 1"):
         store.write(release(0, 1), base=None, delete=[], add=pairs(1))
     assert len(everything(store)) == 3
+
+
+# ---------------------------------------------------------------- permissions
+def under(permissions: dict[str, Permission], numbers: Iterable[int]) -> dict[str, Any]:
+    """Point id -> payload, as it must be under these permissions."""
+    expected = {}
+    for i in numbers:
+        payload = dict(point(i).payload)
+        if payload["document_id"] in permissions:
+            tenant, groups = permissions[payload["document_id"]]
+            payload |= {"tenant": tenant, "groups": list(groups)}
+        expected[point(i).point_id] = payload
+    return expected
+
+
+def asked(reader: Reader, expected: dict[str, Any]) -> None:
+    """Everything that a reader gives, and what it filters on, is as expected."""
+    n = len(expected)
+    assert {id: payload for id, payload, _ in reader.points(batch=7)} == expected
+    assert {hit.point_id: hit.payload for hit in reader.search(vector(5), n)} == expected
+    assert reader.count() == n
+    texts = reader.search_text("about part section", n)
+    assert texts
+    assert all(hit.payload == expected[hit.point_id] for hit in texts)
+    for filter, holds in PERMISSION_FILTERS:
+        ids = {id for id, payload in expected.items() if holds(payload)}
+        assert reader.count(filter) == len(ids), filter
+        assert {id for id, _, _ in reader.points(batch=7, filter=filter)} == ids, filter
+        for exact in (True, False):
+            hits = reader.search(vector(5), n, filter, exact=exact)
+            assert {hit.point_id: hit.payload for hit in hits} == {id: expected[id] for id in ids}, filter
+        some = [hit for hit in texts if hit.point_id in ids]
+        assert reader.search_text("about part section", n, filter) == some, filter
+
+
+def asked_of(store: Store, number: int, expected: dict[str, Any]) -> None:
+    with closing(store.open(number)) as reader:
+        asked(reader, expected)
+
+
+PERMISSION_FILTERS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = [
+    ({"tenant": "acme"}, lambda p: p["tenant"] == "acme"),
+    ({"tenant": "secret"}, lambda p: p["tenant"] == "secret"),
+    ({"tenant": ""}, lambda p: p["tenant"] == ""),
+    ({"tenant": {"exists": True}}, lambda p: True),
+    ({"groups": "board"}, lambda p: "board" in p["groups"]),
+    ({"groups": {"in": ["g1", "board"]}}, lambda p: bool({"g1", "board"} & set(p["groups"]))),
+    ({"groups": {"in": []}}, lambda p: False),
+    ({"groups": {"exists": False}}, lambda p: not p["groups"]),
+    ({"tenant": "acme", "groups": "all", "page": {"gte": 2}},
+     lambda p: p["tenant"] == "acme" and "all" in p["groups"] and (p["page"] or 0) >= 2),
+    ({"any": [{"tenant": "secret", "meta.draft": True}, {"groups": "board"}, {"page": 1}]},
+     lambda p: (p["tenant"] == "secret" and p["meta"]["draft"]) or "board" in p["groups"] or p["page"] == 1),
+    ({"document_id": {"in": ["document-1", "document-9"]}}, lambda p: p["document_id"] in ("document-1", "document-9")),
+]  # fmt: skip
+TODAY: dict[str, Permission] = {
+    "document-1": ("secret", ("board",)),
+    "document-2": ("", ()),
+    "document-4": ("secret", ("board", "g1")),
+    "document-5": ("acme", ()),
+    "document-7": ("globex", ("all",)),
+    "unheard of": ("acme", ("all",)),
+}
+
+
+def test_permissions_change_at_once_and_for_every_release(store: Store) -> None:
+    fill(store, 30)
+    store.write(release(2, 24), base=1, delete=[point(i).point_id for i in range(24, 30)], add=[])
+    first, second = store.open(1), store.open(2)
+    before = answers(store, 1)
+    store.permit({}, upto=2)
+    store.permit({"document-1": ("elsewhere", ("x",)), "document-2": ("elsewhere", ())}, upto=2)
+    store.permit(TODAY, upto=2)  # the later word wins
+    for _ in range(2):
+        for reader, n in ((first, 30), (second, 24)):
+            asked(reader, under(TODAY, range(n)))
+        for number, n in ((1, 30), (2, 24)):
+            asked_of(store, number, under(TODAY, range(n)))
+        store.permit(TODAY, upto=2)  # again: the same
+    for number in (1, 2):
+        assert set(store.permitted(number).items()) <= set(TODAY.items())
+    assert answers(store, 1) == before  # scores are those of the release
+    assert [each.number for each in store.releases()] == [1, 2]
+    assert store.check(1) == store.check(2) == []
+    first.close()
+    second.close()
+
+
+def test_a_later_release_has_its_own_permissions(store: Store) -> None:
+    fill(store, 12)
+    store.permit({"document-1": ("secret", ("board",)), "document-2": ("secret", ())}, upto=1)
+    ids = [point(i).point_id for i in (3, 4, 5)]
+    own: dict[str, Permission] = {"document-1": ("own", ("new",))}
+    add = [(Point(id, f"chunk-{i}", "document-1", "", under(own, [i])[id]), vector(i))
+           for i, id in zip((3, 4, 5), ids, strict=True)]  # fmt: skip
+    store.write(release(2, 12), base=1, delete=ids, add=add)
+    # What was added has its own, what was kept of the base keeps today's.
+    asked_of(store, 2, under(own | {"document-2": ("secret", ())}, range(12)))
+    asked_of(store, 1, under({"document-1": ("secret", ("board",)), "document-2": ("secret", ())}, range(12)))
+    store.write(release(3, 12), base=None, delete=[], add=pairs(*range(12)))
+    asked_of(store, 3, under({}, range(12)))
+    assert store.permitted(3) == {}
+    store.permit({"document-3": ("late", ())}, upto=3)
+    store.publish(3)
+    store.remove(2)
+    asked_of(store, 3, under({"document-3": ("late", ())}, range(12)))
+    store.remove(1)
+    store.write(release(4, 12), base=3, delete=[], add=[])
+    asked_of(store, 4, under({"document-3": ("late", ())}, range(12)))
 
 
 # ---------------------------------------------------------------- refusals: an error, and nothing has changed

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from ragops import durable
 from ragops.errors import DiskFull, RagopsError, SpaceMismatch, StoreError, UsageError
 from ragops.stores import files, manifest
+from ragops.stores import permissions as overlay
 from ragops.stores.index import INDEXED_FROM, settings
 from ragops.stores.manifest import MEND, SPACE_HINT, Damaged, Manifest
-from ragops.types import Point, PointRow, Release
+from ragops.types import Permission, Point, PointRow, Release
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,6 +61,7 @@ class EdgeStore:
         self.collection = collection
         self._folder = self.root / collection
         self._releases = self._folder / "releases"
+        self._permissions = self._folder / "permissions.json"
         self._reserve = reserve
         self._patience = patience
 
@@ -93,14 +95,18 @@ class EdgeStore:
         pointer = self._pointer()
         return pointer is not None and pointer[1]
 
-    def open(self, number: int | None = None) -> EdgeReader:
-        """The live release, or the numbered one, locked against removal. Raises StoreError."""
+    def open(self, number: int | None = None, *, unsound: bool = False) -> EdgeReader:
+        """The live release, or the numbered one, locked against removal. Raises StoreError.
+
+        `unsound`: also one that is not what was sealed, as far as no file is gone or cut short (the engine would drop
+        a segment in silence, or die); for verification, not for answers.
+        """
         while True:
             chosen = self._live_number() if number is None else number
             if chosen is None:
                 raise StoreError(f"Nothing is published in {self._folder} yet.", "Run `ragops ingest` first.")
             try:
-                return self._open(chosen)
+                return self._open(chosen, unsound=unsound)
             except FileNotFoundError:
                 if number is not None or self._live_number() == chosen:
                     raise self._missing(chosen) from None
@@ -114,19 +120,29 @@ class EdgeStore:
         """The points of a sealed release, sorted by id, without opening the engine."""
         yield from map(PointRow._make, self._rows(number, list(PointRow._fields)).iter_rows())
 
+    def permitted(self, number: int) -> Mapping[str, Permission]:
+        """Documents whose permissions were told since they were sealed. Raises StoreError where that is damaged."""
+        return overlay.applying(overlay.read(self._permissions), number)
+
     def work(self, number: int) -> dict[str, int]:
         """What sealing a release cost: `copied_bytes` of the base, points `added` and `deleted`."""
         return dict(self._manifest(number).work)
 
     def check(self, number: int | None = None) -> list[str]:
-        """Compare a sealed release, or all of them and LIVE, with their checksums. Empty: all is well."""
-        if number is not None:
-            return self._check(number)
-        found = [problem for each in self._numbers() for problem in self._check(each)]
+        """Compare a sealed release, or all of them and LIVE, with their checksums. Empty: all is well.
+
+        Today's permissions are part of every release.
+        """
+        found = [problem for each in (self._numbers() if number is None else [number]) for problem in self._check(each)]
         try:
-            self.live()
+            overlay.read(self._permissions)
         except RagopsError as error:
             found.append(error.message)
+        if number is None:
+            try:
+                self.live()
+            except RagopsError as error:
+                found.append(error.message)
         return found
 
     # ------------------------------------------------------------ writing
@@ -144,6 +160,7 @@ class EdgeStore:
         Vectors are sequences of `release.space.dim` numbers of any length but zero; they are stored as float32 of unit
         length. `progress` gets the number of points written so far. Raises StoreError, DiskFull, SpaceMismatch; then,
         as after any other exception out of the iterables, no release exists and the live one is untouched.
+        What is kept of `base` keeps today's permissions, what is added has its own.
         """
         if release.number < 1:
             raise StoreError(f"{release.number} is no number for a release: they count from 1.")
@@ -172,6 +189,24 @@ class EdgeStore:
                 raise self._missing(number) from None
             durable.write_atomic(self._folder / "LIVE", f"{number}{' held' if hold else ''}\n".encode())
 
+    def permit(self, permissions: Mapping[str, Permission], *, upto: int) -> None:
+        """Today's permissions of documents, by document id, in every release up to `upto`, for open readers too.
+
+        Where the file of permissions is damaged, only those of every document of the newest release can replace it
+        (StoreError otherwise); documents that are in older ones alone then have no tenant and no groups.
+        """
+        with self._writing(), _disk_errors(self._folder):
+            numbers = self._numbers()
+            try:
+                before = overlay.read(self._permissions)
+                lost = False
+            except Damaged as error:
+                before = self._nobodys(permissions, numbers, error)
+                lost = True
+            after = overlay.trimmed(overlay.merged(before, permissions, upto), numbers)
+            if lost or after != before:
+                overlay.write(self._permissions, after)
+
     def remove(self, number: int, *, timeout: float = 30.0) -> None:
         """Delete a sealed release that is not live. Waits `timeout` seconds for its readers, then raises StoreError."""
         with self._writing(), _disk_errors(self._folder):
@@ -190,8 +225,31 @@ class EdgeStore:
                     f"Release {number} is in use: a reader has kept it open for {timeout:g} s.",
                     "Close the processes that read it, or try again later.",
                 ) from None
+            try:
+                before = overlay.read(self._permissions)
+            except Damaged:
+                return  # every reader and `check` tell of it, the next ingest mends it
+            after = overlay.trimmed(before, self._numbers())
+            if after != before:
+                overlay.write(self._permissions, after)
 
     # ------------------------------------------------------------ below
+    def _nobodys(
+        self, permissions: Mapping[str, Permission], numbers: list[int], damage: Damaged
+    ) -> dict[str, overlay.Entry]:
+        """What stands in for permissions that are lost: every document as nobody's.
+
+        Raises the damage unless `permissions` tell of every document of the newest release: a run that knows of a few
+        changes must not take the others' permissions away.
+        """
+        found: dict[str, overlay.Entry] = {}
+        for number in reversed(numbers):
+            documents = set(self._rows(number, ["document_id"])["document_id"])
+            if number == numbers[-1] and not permissions.keys() >= documents:
+                raise damage
+            found |= dict.fromkeys(documents, overlay.Entry("", (), numbers[-1]))
+        return found
+
     def _path(self, number: int) -> Path:
         return self._releases / f"{number:08d}"
 
@@ -247,8 +305,11 @@ class EdgeStore:
             raise Damaged(f"{path} is that of release {found.release.number}: its folder was renamed.", MEND)
         return found
 
-    def _sound(self, number: int) -> Manifest:
-        """The manifest, after a quick look: every file is there in its size. Raises FileNotFoundError if unsealed."""
+    def _sound(self, number: int, *, longer: bool = False) -> Manifest:
+        """The manifest, after a quick look: every file is there in its size (or `longer`, if that is allowed).
+
+        Raises FileNotFoundError if unsealed, Damaged.
+        """
         folder = self._path(number)
         if not self._sealed(folder):
             raise FileNotFoundError(folder)
@@ -261,14 +322,14 @@ class EdgeStore:
                 raise self._damaged(folder, f"{name} is missing") from None
             except PermissionError as error:
                 raise _forbidden(error) from error
-            if actual != size:
+            if actual < size or (actual > size and not longer):
                 raise self._damaged(folder, f"{name} has {actual:,} bytes instead of {size:,}")
         return seal
 
     def _damaged(self, folder: Path, what: str) -> Damaged:
         return Damaged(f"Release {int(folder.name)} is damaged: {what} (in {folder}).", MEND)
 
-    def _open(self, number: int) -> EdgeReader:
+    def _open(self, number: int, *, unsound: bool) -> EdgeReader:
         folder = self._path(number)
         try:
             lock = files.lock(folder / _LOCK, exclusive=False, timeout=5.0)
@@ -282,11 +343,11 @@ class EdgeStore:
         except PermissionError as error:
             raise _forbidden(error) from error
         try:
-            seal = self._sound(number)
+            seal = self._sound(number, longer=unsound)
             self._mend_config(folder, seal)
             from ragops.stores.edge_reader import EdgeReader
 
-            return EdgeReader(folder, seal, lock)
+            return EdgeReader(folder, seal, lock, overlay.Today(self._permissions, number))
         except BaseException:
             files.unlock(lock)
             raise
@@ -363,8 +424,9 @@ class EdgeStore:
             folder = self._releases / name
             if _RELEASE.fullmatch(name) and folder.is_dir() and not self._sealed(folder):
                 shutil.rmtree(folder)
-        for stray in self._folder.glob(".LIVE.*.tmp"):
-            stray.unlink()
+        for pattern in (".LIVE.*.tmp", ".permissions.json.*.tmp"):
+            for stray in self._folder.glob(pattern):
+                stray.unlink()
 
     def _unseal(self, folder: Path) -> None:
         (folder / _MANIFEST).unlink()  # from here on it is a draft, whatever happens
@@ -419,6 +481,7 @@ class EdgeStore:
         from ragops.stores.batches import BATCH, batches, check_ids
         from ragops.stores.edge_process import Writer
 
+        entries = self._entries(before)
         with _disk_errors(self._folder):
             (folder / _SHARD).mkdir(parents=True)
             copied = 0 if before is None else self._copy(before, folder)
@@ -459,7 +522,28 @@ class EdgeStore:
         work = {"copied_bytes": copied, "added": writer.written, "deleted": len(deleted)}
         deletes = bool(deleted) or (before is not None and before.deletes)
         with _disk_errors(self._folder):
+            self._carry(entries, before, deleted, release.number)
             return self._seal(folder, release, rows, deletes, work)
+
+    def _entries(self, before: Manifest | None) -> overlay.Entries:
+        try:
+            return overlay.read(self._permissions)
+        except Damaged:
+            if before is None:
+                return {}  # a clean build needs none of them
+            raise
+
+    def _carry(self, entries: overlay.Entries, before: Manifest | None, deleted: list[str], number: int) -> None:
+        """Let entries reach to the new release for documents of which points are kept from its base, for no others."""
+        import polars as pl
+
+        after = overlay.trimmed(entries, self._numbers())
+        if after and before is not None:
+            base = before.release.number
+            kept = self._rows(base, ["point_id", "document_id"]).filter(~pl.col("point_id").is_in(deleted))
+            after = overlay.carried(after, kept["document_id"].unique(), base, number)
+        if after != entries:
+            overlay.write(self._permissions, after)
 
     def _seal(self, folder: Path, release: Release, rows: pl.DataFrame, deletes: bool, work: dict[str, int]) -> Release:
         rows.write_parquet(folder / _POINTS, compression="zstd")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragops.errors import RagopsError, StoreError
-from ragops.stores import bm25, files, ranking
-from ragops.stores.filters import for_edge
+from ragops.stores import bm25, files, permissions, ranking
+from ragops.stores.filters import for_edge, parse
 from ragops.stores.index import DENSE, EF, OVERSAMPLING, SPARSE
 from ragops.stores.manifest import MEND, Manifest
-from ragops.types import Filter, Release, Scored
+from ragops.types import Filter, Permission, Release, Scored
 
 if TYPE_CHECKING:
     import qdrant_edge
@@ -44,10 +44,14 @@ def _not_writable(folder: Path) -> StoreError:
     )
 
 
+def _condition(filter: Filter | None, today: Mapping[str, Permission]) -> qdrant_edge.Filter | None:
+    return for_edge(permissions.rewritten(parse(filter), today))
+
+
 class EdgeReader:
     """One open release. For one process: a fork of it must open its own."""
 
-    def __init__(self, folder: Path, manifest: Manifest, lock: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, lock: int, today: permissions.Today) -> None:
         """`lock` is the descriptor of the shared lock; it is closed with the reader."""
         import qdrant_edge
 
@@ -55,6 +59,7 @@ class EdgeReader:
         self._folder = folder
         self._deletes = manifest.deletes
         self._lock = lock
+        self._today = today
         self._pid = os.getpid()
         self._encoder: bm25.Bm25 | None = None
         self._shard: qdrant_edge.EdgeShard | None = None
@@ -82,7 +87,8 @@ class EdgeReader:
         shard = self._open()
         ranking.check_page(k, offset)
         query = edge.Query.Nearest(ranking.unit(vector, self.release.space.dim), using=DENSE)
-        condition = for_edge(filter)
+        today = self._today()
+        condition = _condition(filter, today)
 
         def fetch(limit: int) -> list[tuple[str, float]]:
             if exact:
@@ -92,14 +98,15 @@ class EdgeReader:
                 params = edge.SearchParams(hnsw_ef=max(EF, limit), quantization=rescored)
             return self._query(shard, query, limit, condition, params)
 
-        return self._scored(shard, ranking.ranked(fetch, k, offset))
+        return self._scored(shard, ranking.ranked(fetch, k, offset), today)
 
     def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
         import qdrant_edge as edge
 
         shard = self._open()
         ranking.check_page(k)
-        condition = for_edge(filter)
+        today = self._today()
+        condition = _condition(filter, today)
         if self._encoder is None:
             self._encoder = bm25.Bm25(self.release.avg_len)
         tokens, weights = self._encoder.query(text)
@@ -110,7 +117,7 @@ class EdgeReader:
         corpus = edge.IdfParams(corpus=edge.Filter()) if self._deletes else None
         params = edge.SearchParams(idf=corpus)
         found = ranking.ranked(lambda limit: self._query(shard, query, limit, condition, params), k)
-        return self._scored(shard, found)
+        return self._scored(shard, found, today)
 
     def _query(
         self,
@@ -129,12 +136,14 @@ class EdgeReader:
             )
         return [(str(point.id), point.score) for point in found]
 
-    def _scored(self, shard: qdrant_edge.EdgeShard, ranked: Sequence[tuple[str, float]]) -> list[Scored]:
+    def _scored(
+        self, shard: qdrant_edge.EdgeShard, ranked: Sequence[tuple[str, float]], today: Mapping[str, Permission]
+    ) -> list[Scored]:
         if not ranked:
             return []
         with engine_errors(self._folder):
             records = shard.retrieve([id for id, _ in ranked], with_payload=True, with_vector=False)
-        payloads = {str(record.id): record.payload or {} for record in records}
+        payloads = {str(record.id): permissions.payload(record.payload or {}, today) for record in records}
         return [Scored(id, score, payloads[id]) for id, score in ranked]
 
     def points(
@@ -144,26 +153,34 @@ class EdgeReader:
         import numpy as np
         import qdrant_edge as edge
 
-        condition = for_edge(filter)
+        tree = parse(filter)
         offset: Any = None
         while True:
+            shard = self._open()
+            today = self._today()  # of each batch: a scan may take long
             request = edge.ScrollRequest(
-                offset=offset, limit=batch, filter=condition, with_payload=True, with_vector=[DENSE]
+                offset=offset,
+                limit=batch,
+                filter=for_edge(permissions.rewritten(tree, today)),
+                with_payload=True,
+                with_vector=[DENSE],
             )
             with engine_errors(self._folder):
-                records, offset = self._open().scroll(request)
+                records, offset = shard.scroll(request)
             for record in records:
                 vectors: Any = record.vector
-                yield str(record.id), record.payload or {}, np.asarray(vectors[DENSE], dtype=np.float32)
+                payload = permissions.payload(record.payload or {}, today)
+                yield str(record.id), payload, np.asarray(vectors[DENSE], dtype=np.float32)
             if offset is None:
                 return
 
     def count(self, filter: Filter | None = None) -> int:
         import qdrant_edge as edge
 
-        condition = for_edge(filter)
+        shard = self._open()
+        condition = _condition(filter, self._today())
         with engine_errors(self._folder):
-            return self._open().count(edge.CountRequest(exact=True, filter=condition))
+            return shard.count(edge.CountRequest(exact=True, filter=condition))
 
     def close(self) -> None:
         """Gives the engine's memory and the lock back. A second call does nothing."""

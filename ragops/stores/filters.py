@@ -82,7 +82,14 @@ class Either:
     parts: tuple[Node, ...]
 
 
-Node: TypeAlias = Texts | Exactly | Numbers | Dates | Exists | Every | Either
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The form has none; permissions need it."""
+
+    part: Node
+
+
+Node: TypeAlias = Texts | Exactly | Numbers | Dates | Exists | Every | Either | Not
 
 
 def parse(filter: Filter | None) -> Every | None:
@@ -235,8 +242,7 @@ def _kind(value: Any) -> str:
 
 
 # ---------------------------------------------------------------- Qdrant Edge
-def for_edge(filter: Filter | None) -> qdrant_edge.Filter | None:
-    tree = parse(filter)
+def for_edge(tree: Every | None) -> qdrant_edge.Filter | None:
     return None if tree is None else _edge_every(tree)
 
 
@@ -270,11 +276,12 @@ def _edge(node: Node) -> qdrant_edge.FieldCondition | qdrant_edge.Filter | qdran
             return _edge_every(node)
         case Either(parts):
             return edge.Filter(should=[_edge(part) for part in parts])
+        case Not(part):
+            return edge.Filter(must_not=[_edge(part)])
 
 
 # ---------------------------------------------------------------- qdrant-client
-def for_server(filter: Filter | None) -> models.Filter | None:
-    tree = parse(filter)
+def for_server(tree: Every | None) -> models.Filter | None:
     return None if tree is None else _server_every(tree)
 
 
@@ -304,6 +311,8 @@ def _server(node: Node) -> models.FieldCondition | models.Filter | models.IsEmpt
             return _server_every(node)
         case Either(parts):
             return models.Filter(should=[_server(part) for part in parts])
+        case Not(part):
+            return models.Filter(must_not=[_server(part)])
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ragops.errors import RagopsError, SpaceMismatch, StoreError, UsageError
 from ragops.stores import bm25, manifest, ranking
 from ragops.stores.batches import batches, check_ids
-from ragops.stores.filters import for_server
+from ragops.stores.filters import for_server, parse
 from ragops.stores.index import (
     DENSE,
     EF,
@@ -36,7 +36,7 @@ from ragops.stores.index import (
     settings,
 )
 from ragops.stores.manifest import Manifest
-from ragops.types import Filter, Point, PointRow, Release, Scored
+from ragops.types import Filter, Permission, Point, PointRow, Release, Scored
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -111,7 +111,7 @@ class QdrantStore:
             number = self._live_number()
             return None if number is None else self._manifest(number).release
 
-    def open(self, number: int | None = None) -> QdrantReader:
+    def open(self, number: int | None = None, *, unsound: bool = False) -> QdrantReader:
         """The live release, or the numbered one. Raises StoreError."""
         with self._errors():
             chosen = self._live_number() if number is None else number
@@ -189,6 +189,33 @@ class QdrantStore:
         with self._errors():
             self._manifest(number)
             self._put(_LIVE, {"kind": "live", "number": number, "hold": hold})
+
+    def permit(self, permissions: Mapping[str, Permission], *, upto: int) -> None:
+        """Today's permissions of documents, by document id, in every release up to `upto`, newest first.
+
+        Written into the points, some hundred documents a request; repeating it finishes what broke off.
+        """
+        from qdrant_client import models
+
+        alike: dict[Permission, list[str]] = {}
+        for document, (tenant, groups) in permissions.items():
+            alike.setdefault((tenant, tuple(groups)), []).append(document)
+        changes: list[models.SetPayloadOperation] = []
+        for (tenant, groups), documents in alike.items():
+            for start in range(0, len(documents), _PAGE):
+                some = models.MatchAny(any=documents[start : start + _PAGE])
+                those = models.Filter(must=[models.FieldCondition(key="document_id", match=some)])
+                values = {"tenant": tenant, "groups": list(groups)}
+                changes.append(models.SetPayloadOperation(set_payload=models.SetPayload(payload=values, filter=those)))
+        with self._errors():
+            numbers = [seal.release.number for seal in self._manifests() if seal.release.number <= upto]
+            for number in reversed(numbers):
+                for start in range(0, len(changes), _PAGE):
+                    self._client.batch_update_points(self._name(number), changes[start : start + _PAGE], wait=True)
+
+    def permitted(self, number: int) -> Mapping[str, Permission]:
+        """Nothing: `permit` writes into the points themselves."""
+        return {}
 
     def remove(self, number: int, *, timeout: float = 30.0) -> None:
         """Delete a sealed release that is not live. A server knows of no readers, so there is nothing to wait for."""
@@ -381,7 +408,7 @@ class QdrantReader:
 
         ranking.check_page(k, offset)
         query = ranking.unit(vector, self.release.space.dim)
-        condition = for_server(filter)
+        condition = for_server(parse(filter))
 
         def fetch(limit: int) -> list[tuple[str, float]]:
             if exact:
@@ -397,7 +424,7 @@ class QdrantReader:
         from qdrant_client import models
 
         ranking.check_page(k)
-        condition = for_server(filter)
+        condition = for_server(parse(filter))
         if self._encoder is None:
             self._encoder = bm25.Bm25(self.release.avg_len)
         tokens, weights = self._encoder.query(text)
@@ -441,14 +468,14 @@ class QdrantReader:
         """Every point that matches, by id: id, payload, dense vector float32 (dim,) of unit length."""
         import numpy as np
 
-        condition = for_server(filter)
+        condition = for_server(parse(filter))
         for record in scroll(self._client, self._where, self._name, batch, condition, payload=True, vectors=[DENSE]):
             vectors: Any = record.vector
             yield str(record.id), record.payload or {}, np.asarray(vectors[DENSE], dtype=np.float32)
 
     def count(self, filter: Filter | None = None) -> int:
         with client_errors(self._where):
-            return self._client.count(self._name, count_filter=for_server(filter), exact=True).count
+            return self._client.count(self._name, count_filter=for_server(parse(filter)), exact=True).count
 
     def close(self) -> None:
         """Nothing to give back: the client belongs to the store."""
