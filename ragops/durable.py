@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def replace(draft: Path, file: Path) -> None:
     """Put a finished draft in the place of `file`, its bytes on disk first. The folder is the caller's to sync."""
     sync(draft)
     os.replace(draft, file)
+
+
+def digest(file: Path) -> str | None:
+    """Sha256 of a file's bytes, None where there is no such file."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None

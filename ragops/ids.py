@@ -69,8 +69,10 @@ def vector_key(embed_text_sha: str, space: str) -> str:
 
 
 def payload_sha(payload: Mapping[str, Any], meta: str) -> str:
-    """Of a payload without itself; `meta` is its metadata as canonical JSON text, as that may hold floats."""
-    return _digest("payload", {**payload, "meta": meta})
+    """Of a payload without itself and without permissions, which change on their own; `meta` is its metadata as
+    canonical JSON text, as that may hold floats."""
+    kept = {key: value for key, value in payload.items() if key not in ("tenant", "groups")}
+    return _digest("payload", kept | {"meta": meta})
 
 
 def point_id(chunk: str, payload_sha: str) -> str:

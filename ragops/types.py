@@ -415,6 +415,10 @@ class Store(Protocol):
         """Documents whose permissions today may differ from those that release `number` was sealed with."""
         ...
 
+    def work(self, number: int) -> Mapping[str, int]:
+        """What sealing a release cost: bytes or points copied of its base, points added and deleted."""
+        ...
+
     def check(self, number: int) -> list[str]:
         """What is wrong with a sealed release, by its counts and checksums; empty when nothing is."""
         ...
@@ -423,6 +427,6 @@ class Store(Protocol):
         """Delete a sealed release that is not live; waits `timeout` seconds for its readers, then StoreError."""
         ...
 
-    def open(self, number: int | None = None) -> Reader:
-        """The live release, or the numbered one."""
+    def open(self, number: int | None = None, *, unsound: bool = False) -> Reader:
+        """The live release, or the numbered one; `unsound`: even one that is not as it was sealed, to examine it."""
         ...

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,13 @@ from ragops.errors import Locked, RagopsError, UsageError
 from ragops.stores import open_store
 
 if TYPE_CHECKING:
+    from ragops.retrieval.diff import Difference
     from ragops.retrieval.search import Results
     from ragops.types import Connector, Embedder, Filter, Reader, Release, Store
+    from ragops_pipelines.collect import Collected
     from ragops_pipelines.job import Event, Job, Plan, Summary
     from ragops_pipelines.state import State
+    from ragops_pipelines.verify import Verification
 
 
 class Workspace:
@@ -216,6 +220,94 @@ class Workspace:
             lock.flush()
             yield
 
+    # ------------------------------------------------------------------ releases
+    def releases(self) -> list[dict[str, Any]]:
+        """The kept releases, oldest first, as `ragops releases list --json` prints them. Loads no engine."""
+        from ragops.stores.releases import is_held, live_release
+
+        store = self.store
+        live = live_release(store)
+        held = is_held(store)
+        return [
+            {
+                "number": release.number,
+                "live": live is not None and release.number == live.number,
+                "held": held and live is not None and release.number == live.number,
+                "created": release.created,
+                "fingerprint": release.fingerprint,
+                "points": release.points,
+                "model": release.space.model,
+                "space": release.space.fingerprint,
+                "numerics": release.numerics,
+                "incomplete": list(release.notes.get("incomplete", ())),
+            }
+            for release in store.releases()
+        ]
+
+    def release(self, number: int | None = None) -> dict[str, Any]:
+        """One kept release, the live one without a number: what it holds, its cost, what is wrong with it."""
+        from ragops.stores.releases import find, live_release
+
+        live = live_release(self.store) if number is None else None
+        chosen = find(self.store, live.number if live else number).number
+        found = next(each for each in self.releases() if each["number"] == chosen)
+        release = find(self.store, chosen)
+        return {
+            **found,
+            "numerics": release.numerics,
+            "recipe": dict(release.notes.get("recipe", {})),
+            "work": self.store.work(chosen),
+            "damage": self.store.check(chosen),
+        }
+
+    def publish(self, number: int | None = None, *, wait: float = 0) -> Release:
+        """Make a kept release live, the newest without a number: readers see it from their next query on.
+
+        An older one than the newest is held, as by `rollback`. Raises UsageError, StoreError.
+        """
+        from ragops.stores.releases import publish
+
+        with self._locked(wait):
+            return publish(self.store, number)
+
+    def rollback(self, number: int | None = None, *, wait: float = 0) -> Release:
+        """Make an earlier release live, the one before the live one without a number. It holds: later ingests seal
+        releases and publish none until `publish`. Raises UsageError, StoreError."""
+        from ragops.stores.releases import rollback
+
+        with self._locked(wait):
+            return rollback(self.store, number)
+
+    def prune(self, keep: int | None = None, *, wait: float = 0) -> tuple[list[int], list[int]]:
+        """Remove all but the live release and the `keep` newest others (default: `release.keep`).
+
+        Returns the numbers that were removed, and those that are older and still read by somebody.
+        """
+        from ragops.stores.releases import prune
+
+        with self._locked(wait):
+            return prune(self.store, self.settings.release.keep if keep is None else keep)
+
+    def verify(
+        self, *, repair: bool = False, wait: float = 0, progress: Callable[[Event], None] | None = None
+    ) -> Verification:
+        """Compare the dataset with the release made of it, both ways; `repair` mends what is found."""
+        from ragops_pipelines.job import Options
+        from ragops_pipelines.verify import repair as mend
+        from ragops_pipelines.verify import verify
+
+        with self._locked(wait), self._job(None, Options(), progress, add=False) as job:
+            found = verify(job)
+            return mend(job, found) if repair else found
+
+    def gc(self, *, wait: float = 0) -> Collected:
+        """Remove what is remembered and nobody needs: parses, vectors and models of old contents and recipes."""
+        from ragops_pipelines.collect import collect
+        from ragops_pipelines.job import Options
+
+        with self._locked(wait), self._job(None, Options(), None, add=False) as job:
+            return collect(job)
+
     # ------------------------------------------------------------------ asking
     def search(
         self, query: str, k: int | None = None, *, filter: Filter | None = None, release: int | None = None,
@@ -227,6 +319,29 @@ class Workspace:
         reader = self.reader(release)
         encoder = self.encoder(reader.release)
         return search(reader, encoder, query, k=self.settings.search.k if k is None else k, filter=filter, exact=exact)
+
+    def diff(
+        self, a: int | None = None, b: int | None = None, query: str | None = None, *, k: int | None = None,
+        filter: Filter | None = None, exact: bool = False,
+    ) -> Difference:  # fmt: skip
+        """What changed from release `a` to `b`, and with a query which of its hits moved, and why.
+
+        Without `b` to the live release, without `a` from the one kept before `b`. Raises UsageError, StoreError.
+        """
+        from ragops.retrieval.diff import between, diff
+        from ragops.retrieval.explain import explain
+
+        a, b = between(self.store, a, b)
+        found = diff(self.store, a, b)
+        if query is None:
+            return found
+        before, after = self.reader(a), self.reader(b)
+        hits = explain(
+            before, after, self.encoder(before.release), self.encoder(after.release), query,
+            k=self.settings.search.k if k is None else k, filter=filter, exact=exact,
+            moved={document.was: document.uri for document in found.of("moved")},
+        )  # fmt: skip
+        return replace(found, query=query, hits=hits)
 
     def reader(self, number: int | None = None) -> Reader:
         """The live release, or a kept one, open for reading until `close`."""

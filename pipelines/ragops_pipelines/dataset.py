@@ -24,7 +24,10 @@ from ragops_pipelines.state import Cache, State, storable
 if TYPE_CHECKING:
     import polars as pl
 
+    from ragops.types import Vectors
+
 SCHEMA = 1
+PARTS = ("documents", "chunks", "vectors", "rejects")
 SEGMENT_ROWS = 8192
 
 
@@ -52,14 +55,18 @@ class Dataset:
         return dict(found)
 
     # ------------------------------------------------------------------ writing
-    def write(self, state: State, cache: Cache, recipe: Mapping[str, str], fingerprint: str, *, rebuild: bool) -> int:
-        """Merge the staged documents of this run with the dataset on disk. Returns the bytes written.
+    def write(
+        self, state: State, cache: Cache, recipe: Mapping[str, str], fingerprint: str, *, anew: bool, trusted: bool
+    ) -> tuple[str, int]:
+        """Merge the staged documents of this run with the dataset on disk, in new files beside those that count.
 
-        `state` already says what the dataset must hold; `work.gone` names the documents that left or changed.
+        `state` already says what the dataset must hold; `work.gone` names the documents that left or changed. `anew`:
+        every document is staged; `trusted`: stored vectors may be kept. Returns what `adopt` puts into dataset.json
+        to make the files count, and the bytes written.
         """
-        for part in ("documents", "chunks", "vectors", "rejects"):
+        for part in PARTS:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        old = None if rebuild else self.manifest()
+        old = None if anew else self.manifest()
         old_count = old["shards"] if old else 1
         count = shards.shard_count(state.documents())
         gone = {row[0] for row in state.db.execute("SELECT document_id FROM work.gone")}
@@ -81,11 +88,10 @@ class Dataset:
                 frame = _frame(part, [*rows, *self._kept(part, old, shard, count, gone)])
                 files[part].pop(f"{shard:03x}", None)
                 if not frame.is_empty():
-                    name, size = self._write_named(frame, part, f"{shard:03x}")
+                    name, size = shards.write_named(frame, self.folder / part, f"{shard:03x}")
                     files[part][f"{shard:03x}"] = name
                     written += size
-        segments, size = self._write_vectors(state, cache, rebuild=old is None)
-        written += size + self._write_rejects(state)
+        segments, size = self._write_vectors(state, cache, trusted=trusted)
         manifest = {
             "schema": SCHEMA,
             "fingerprint": fingerprint,
@@ -95,14 +101,24 @@ class Dataset:
             **files,
             "vectors": segments,
         }
-        for part in ("documents", "chunks", "vectors", "rejects"):
+        for part in PARTS:
             durable.sync(self.folder / part)
-        draft = self.file.with_name(".dataset.json.tmp")
-        draft.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
-        durable.replace(draft, self.file)
-        durable.sync(self.folder)
-        self._sweep(manifest)
-        return written + self.file.stat().st_size
+        return json.dumps(manifest, indent=1, sort_keys=True) + "\n", written + size
+
+    def adopt(self, state: State, text: str) -> None:
+        """Make what `write` wrote count, and remove what no longer does. May be repeated."""
+        self._write_rejects(state)
+        durable.write_atomic(self.file, text.encode())
+        manifest = json.loads(text)
+        for part in ("documents", "chunks", "vectors"):
+            wanted = set(manifest[part] if part == "vectors" else manifest[part].values())
+            for file in (self.folder / part).iterdir():
+                if file.name not in wanted:
+                    file.unlink()
+
+    def digest(self) -> str | None:
+        """Of what `dataset.json` says, or None where there is none: tells whether it is still the recorded one."""
+        return durable.digest(self.file)
 
     def _kept(
         self, part: str, old: Mapping[str, Any] | None, shard: int, count: int, gone: set[str]
@@ -116,18 +132,10 @@ class Dataset:
                     if shards.prefix(row["document_id"]) % count == shard and row["document_id"] not in gone:
                         yield row
 
-    def _write_named(self, frame: pl.DataFrame, part: str, name: str) -> tuple[str, int]:
-        draft = self.folder / part / f".{name}.tmp"
-        # vectors do not compress
-        frame.write_parquet(draft, compression="uncompressed" if part == "vectors" else "zstd", statistics=False)
-        data = draft.read_bytes()
-        final = f"{name}-{ids.short(ids.sha256(data))}.parquet"
-        durable.replace(draft, self.folder / part / final)
-        return final, len(data)
-
-    def _write_vectors(self, state: State, cache: Cache, *, rebuild: bool) -> tuple[list[str], int]:
+    def _write_vectors(self, state: State, cache: Cache, *, trusted: bool) -> tuple[list[str], int]:
         """New vectors to new segments; all of them again when a quarter of what is stored is dead."""
         db = state.db
+        rebuild = not trusted
         if not rebuild:
             live = db.execute("SELECT count(DISTINCT vector_key) FROM points").fetchone()[0]
             stored = state.count("stored")
@@ -145,7 +153,9 @@ class Dataset:
         for i in range(0, len(keys), SEGMENT_ROWS):
             some = keys[i : i + SEGMENT_ROWS]
             vectors = self.vectors(state, cache, some)
-            name, size = self._write_named(_vector_frame(some, [vectors[k] for k in some]), "vectors", "segment")
+            frame = _vector_frame(some, [vectors[k] for k in some])
+            # vectors do not compress
+            name, size = shards.write_named(frame, self.folder / "vectors", "segment", "uncompressed")
             found += [(key, name) for key in some]
             names.add(name)
             written += size
@@ -154,23 +164,15 @@ class Dataset:
         db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", found)
         return sorted(names), written
 
-    def _write_rejects(self, state: State) -> int:
+    def _write_rejects(self, state: State) -> None:
         import polars as pl
 
         names = ["uri", "source", "raw_sha", "stage", "code", "reason", "hint", "transient"]
         schema = {name: pl.Boolean if name == "transient" else pl.String for name in names}
         rows = [[reject[name] for name in names] for reject in state.rejects()]
-        file = self.folder / "rejects" / "rejects.parquet"
-        shards.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), file)
-        return file.stat().st_size
-
-    def _sweep(self, manifest: Mapping[str, Any]) -> None:
-        """Remove the files of older datasets and of dead runs."""
-        for part in ("documents", "chunks", "vectors"):
-            wanted = set(manifest[part] if part == "vectors" else manifest[part].values())
-            for file in (self.folder / part).iterdir():
-                if file.name not in wanted:
-                    file.unlink()
+        shards.write_parquet(
+            pl.DataFrame(rows, schema=schema, orient="row"), self.folder / "rejects" / "rejects.parquet"
+        )
 
     # ------------------------------------------------------------------ reading
     def _read(self, part: str, name: str) -> pl.DataFrame:
@@ -187,13 +189,10 @@ class Dataset:
         except (OSError, pl.exceptions.PolarsError) as error:
             raise StoreError(f"{file} cannot be read: {error}", "Run `ragops ingest --rebuild`.") from error
 
-    def points(self, wanted: Mapping[str, set[str]] | None = None) -> Iterator[Point]:
+    def points(self, manifest: Mapping[str, Any], wanted: Mapping[str, set[str]] | None = None) -> Iterator[Point]:
         """Points as a store keeps them, shard by shard; `wanted`: document id -> point ids, None for all."""
         import polars as pl
 
-        manifest = self.manifest()
-        if manifest is None:
-            return
         chosen = None if wanted is None else {f"{shards.prefix(d) % manifest['shards']:03x}" for d in wanted}
         for shard, name in sorted(manifest["documents"].items()):
             if (chosen is not None and shard not in chosen) or shard not in manifest["chunks"]:
@@ -213,6 +212,29 @@ class Dataset:
                 body = payload(document, meta, row, text[row["start"] : row["end"]])
                 body["payload_sha"] = row["payload_sha"]
                 yield Point(row["point_id"], row["chunk_id"], row["document_id"], row["vector_key"], body)
+
+    def segments(self, manifest: Mapping[str, Any]) -> Iterator[tuple[list[str], Vectors]]:
+        """Keys and vectors, float32 (keys, dim), segment by segment. Raises StoreError for a damaged one."""
+        for name in manifest["vectors"]:
+            frame = self._read("vectors", name)
+            yield frame["vector_key"].to_list(), frame["vector"].to_numpy()
+
+    def stored(self, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """(vector key, segment) of every vector that stands in a sound segment; damaged ones are passed over."""
+        for name in manifest["vectors"]:
+            try:
+                keys = self._read("vectors", name)["vector_key"].to_list()
+            except StoreError:
+                continue
+            yield from ((key, name) for key in keys)
+
+    def prime(self, manifest: Mapping[str, Any], cache: Cache) -> None:
+        """Put the vectors that the cache lacks into it: many are then found without reading segments over and over."""
+        for keys, vectors in self.segments(manifest):
+            missing = cache.missing_vectors(keys)
+            rows = [i for i, key in enumerate(keys) if key in missing]
+            if rows:
+                cache.save_vectors([keys[i] for i in rows], vectors[rows])
 
     def vectors(self, state: State, cache: Cache, keys: Sequence[str]) -> dict[str, array[float]]:
         """key -> float32 (dim,), from the cache or else from the segments. Raises StoreError when one is nowhere."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -14,12 +15,9 @@ from ragops.types import Document, Parsed
 from ragops_pipelines import shards
 from ragops_pipelines.dataset import chunk_rows, document_row, merge_metadata
 from ragops_pipelines.job import Job
-from ragops_pipelines.ledger import Ledger
+from ragops_pipelines.ledger import Ledger, permission_to_json
 from ragops_pipelines.recipe import Recipe, query_encoder
 from ragops_pipelines.state import Known, metadata_from_json, metadata_to_json
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = {"cpu": 64, "gpu": 1024}  # texts embedded and committed at once: what a killed run may do twice
 
@@ -27,9 +25,9 @@ BATCH = {"cpu": 64, "gpu": 1024}  # texts embedded and committed at once: what a
 class Embedding:
     """Chunks groups of documents, stages them for the dataset, and embeds each distinct new text once."""
 
-    def __init__(self, job: Job, ledger: Ledger, recipe: Recipe, *, rebuild: bool) -> None:
+    def __init__(self, job: Job, ledger: Ledger, recipe: Recipe, *, trusted: bool) -> None:
         self.job, self.ledger, self.recipe = job, ledger, recipe
-        self.rebuild = rebuild  # the dataset's own vectors are not to be trusted
+        self.trusted = trusted  # the dataset's own vectors need not be made again
         self.pending: dict[str, str] = {}  # vector key -> text
         self.sample: list[str] = []  # real texts to check the query encoder with
 
@@ -49,10 +47,12 @@ class Embedding:
                 points += [(identity, found["nth"], found["point_id"], found["vector_key"]) for found in rows]
                 self._record(known, document, rows)
             db = self.job.state.db
+            permissions = [(d.document_id, permission_to_json(d.metadata)) for d in documents]
             db.execute("BEGIN")
             db.executemany("INSERT OR REPLACE INTO work.staged VALUES (?, ?, ?, ?)", staged)
             db.executemany("INSERT OR IGNORE INTO work.gone VALUES (?)", [(row[0],) for row in staged])
             db.executemany("INSERT INTO work.wanted VALUES (?, ?, ?, ?)", points)
+            db.executemany("INSERT OR REPLACE INTO work.permissions VALUES (?, ?)", permissions)
             db.execute("COMMIT")
             new = self._missing([key for key in texts if key not in self.pending])
             self.ledger.reused += sum(1 for key in texts if key not in new and key not in self.pending)
@@ -81,7 +81,9 @@ class Embedding:
         folder = query_encoder(self.job, self.recipe.space)
         if folder.exists():
             return
-        sample = self.sample or [point.payload["text"] for point in itertools.islice(self.job.dataset.points(), 16)]
+        manifest = None if self.sample else self.job.dataset.manifest()
+        points = self.job.dataset.points(manifest) if manifest else iter(())
+        sample = self.sample or [point.payload["text"] for point in itertools.islice(points, 16)]
         if sample:
             self.ledger.progress("export", 0)
             with self.ledger.timed("embed"):
@@ -89,7 +91,7 @@ class Embedding:
 
     def _missing(self, keys: Sequence[str]) -> set[str]:
         missing = self.job.cache.missing_vectors(keys)
-        return missing if self.rebuild else missing - self.job.state.stored_vectors(missing)
+        return missing - self.job.state.stored_vectors(missing) if self.trusted else missing
 
     def _record(self, known: Known, document: Document, rows: Sequence[Mapping[str, Any]]) -> None:
         digest = ids.composite(
@@ -115,7 +117,8 @@ def _document(known: Known, parsed: Parsed) -> Document:
         else (known.raw_sha, known.parse_key, known.metadata)
     )
     metadata = merge_metadata(metadata_from_json(seen or '[null,"",[],{}]'), parsed.fields)
-    version = ids.document_version(raw_sha or "", key or "", ids.sha256_text(metadata_to_json(metadata)))
+    described = replace(metadata, tenant="", groups=())  # permissions change without a new version
+    version = ids.document_version(raw_sha or "", key or "", ids.sha256_text(metadata_to_json(described)))
     identity = ids.document_id(known.source, known.uri)
     title = metadata.title or parsed.title or ""
     return Document(identity, known.uri, known.source, raw_sha or "", version, title, parsed, metadata)

@@ -61,13 +61,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an ingest would do; `seconds`: an estimate from earlier runs here, None until one was large enough."""
+    """What an ingest would do. `chunks` and `seconds` are estimates from earlier runs here, None where there was none
+    (that was large enough): of the chunks to make, unchanged texts among them embed nothing."""
 
     sources: Mapping[str, int]  # seen, new, to_read, removed, unchanged, rejected
     read_bytes: int
     recipe_changed: Sequence[str]  # of "parser", "chunker", "model"
     removed: Sequence[str]
     incomplete: Sequence[str]
+    chunks: int | None
+    needs_consent: bool  # more leaves than `release.max_delete` allows, as far as it is not only moved
+    held: bool  # a rollback holds: the release would be sealed, not published
     seconds: float | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,6 +91,7 @@ class Summary:
     bytes_written: Mapping[str, int] = field(default_factory=dict)
     incomplete: Sequence[str] = ()
     noop: bool = False
+    held: bool = False  # a rollback holds: `release` is sealed, and not the live one
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 
-from ragops.types import Entry, Reject
+from ragops.types import Entry, Metadata, Permission, Reject
 from ragops_pipelines.job import Event, Progress
 from ragops_pipelines.scan import Changes
 from ragops_pipelines.state import Known, State
 
+NOBODYS = '[""]'  # the permissions of a document of which nothing else is known
 STAGES = ("scan", "fetch", "parse", "chunk", "embed", "dataset", "load", "publish")
 
 
@@ -26,6 +28,7 @@ class Ledger:
         self.added = self.changed = 0  # sources
         self.computed = self.reused = 0  # vectors
         self.bytes_read = 0
+        self.permits: dict[str, Permission] = {}  # document id -> what changed for releases that hold it, once recorded
 
     # -- rows
     def read(self, known: Known) -> None:
@@ -81,6 +84,7 @@ class Ledger:
         Returns the numbers of points removed and added. `work.old` and `work.wanted` keep their ids.
         """
         db = self.state.db
+        self._record_permissions()
         for column in ("raw_sha", "doc_raw_sha"):  # bytes that perhaps nothing names any more
             old = f"INSERT OR IGNORE INTO work.old_objects SELECT {column} FROM sources WHERE {column} IS NOT NULL"
             db.execute(f"{old} AND uri IN (SELECT uri FROM work.updated)")
@@ -107,3 +111,32 @@ class Ledger:
         removed = "SELECT count(*) FROM work.old WHERE point_id NOT IN (SELECT point_id FROM work.wanted)"
         added = "SELECT count(*) FROM work.wanted WHERE point_id NOT IN (SELECT point_id FROM work.old)"
         return db.execute(removed).fetchone()[0], db.execute(added).fetchone()[0]
+
+    def _record_permissions(self) -> None:
+        """Before the sources are: only what was there before, perhaps in an older release, can have changed."""
+        db = self.state.db
+        old = "SELECT document_id FROM sources WHERE document_id IS NOT NULL"
+        kept = f"SELECT document_id, '{NOBODYS}' FROM sources WHERE document_id IS NOT NULL"
+        for uri in self.changes.removed:
+            db.execute(f"INSERT OR IGNORE INTO permissions {kept} AND uri = ?", (uri,))
+        self.permits = {
+            document: _permission(value)
+            for document, value in db.execute(
+                "SELECT w.document_id, w.value FROM work.permissions w LEFT JOIN permissions p USING (document_id)"
+                f" WHERE w.value != coalesce(p.value, '{NOBODYS}')"
+                f" AND (p.value IS NOT NULL OR w.document_id IN ({old}))"
+            )
+        }
+        db.execute(
+            "INSERT OR REPLACE INTO permissions SELECT w.document_id, w.value FROM work.permissions w"
+            f" LEFT JOIN permissions p USING (document_id) WHERE w.value != coalesce(p.value, '{NOBODYS}')"
+        )
+
+
+def permission_to_json(metadata: Metadata) -> str:
+    return json.dumps([metadata.tenant, *metadata.groups])
+
+
+def _permission(value: str) -> Permission:
+    tenant, *groups = json.loads(value)
+    return tenant, tuple(groups)

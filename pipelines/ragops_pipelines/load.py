@@ -4,57 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from ragops.types import Point, Release, Space
 from ragops_pipelines.chunk import DEFAULT_SIZE
+from ragops_pipelines.dataset import SEGMENT_ROWS
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
 
 
-def load(job: Job, ledger: Ledger, number: int, base: Release | None, space: Space, *, in_step: bool) -> Release:
-    """Seal release `number` of the dataset on disk, from `base` where its space and settings allow. Publishes nothing.
+def load(
+    job: Job, ledger: Ledger, number: int, dataset: Mapping[str, Any], base: Release | None, *, in_step: bool
+) -> Release:
+    """Seal release `number` of `dataset` (its manifest), from `base` where its space and settings allow.
 
-    `in_step`: `base` holds exactly what the state held before this run, so the change is known; else all its ids
-    are compared.
+    Publishes nothing. `in_step`: `base` holds exactly what the state held before this run, so the change is known; else
+    all its ids are compared. Raises StoreError, DiskFull; `manifest.Damaged` where the base is.
     """
     state, store = job.state, job.store
-    avg_len = max(
-        1, (job.settings.chunk.size or DEFAULT_SIZE) // 2
-    )  # of the recipe, not of history: BM25 scores must converge
+    space = Space(**state.get("model")["space"])
+    # BM25's average length is of the recipe, not of history: scores must converge.
+    avg_len = max(1, (job.settings.chunk.size or DEFAULT_SIZE) // 2)
     if base is not None and (base.space.fingerprint, base.avg_len) != (space.fingerprint, avg_len):
         base = None
     delete: list[str] = []
     add: dict[str, set[str]] | None = None  # document -> point ids; None: every point
     if base is not None:
-        delete, add = _difference(job, base, in_step=in_step)
+        delete, add = _difference(job, ledger, base, in_step=in_step)
     count = state.count("points") if add is None else sum(map(len, add.values()))
+    if count > SEGMENT_ROWS:
+        job.dataset.prime(dataset, job.cache)
+    notes: dict[str, Any] = {"recipe": dataset["recipe"]}
+    if ledger.changes.incomplete:
+        notes["incomplete"] = list(ledger.changes.incomplete)
     release = Release(
         number=number,
         collection=job.settings.store.collection,
-        fingerprint=state.get("fingerprint"),
+        fingerprint=dataset["fingerprint"],
         space=space,
         numerics=" ".join(state.get("numerics") or []),
         points=state.count("points"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         avg_len=avg_len,
-        notes={"incomplete": list(ledger.changes.incomplete)} if ledger.changes.incomplete else {},
+        notes=notes,
     )
-    with ledger.timed("load"):
-        ledger.progress("load", 0, count)
-        return store.write(
-            release,
-            base=base.number if base else None,
-            delete=delete,
-            add=_points(job, add),
-            progress=lambda done: ledger.progress("load", done, count),
-        )
+    ledger.progress("load", 0, count)
+    return store.write(
+        release,
+        base=base.number if base else None,
+        delete=delete,
+        add=_points(job, dataset, add),
+        progress=lambda done: ledger.progress("load", done, count),
+    )
 
 
-def _difference(job: Job, base: Release, *, in_step: bool) -> tuple[list[str], dict[str, set[str]]]:
+def _difference(job: Job, ledger: Ledger, base: Release, *, in_step: bool) -> tuple[list[str], dict[str, set[str]]]:
     db = job.state.db
     if in_step:
         have, want = "work.old", "work.wanted"
     else:
+        db.execute("DELETE FROM work.base")
         db.executemany("INSERT INTO work.base VALUES (?)", ((point,) for point in job.store.point_ids(base.number)))
         have, want = "work.base", "points"
     delete = [row[0] for row in db.execute(f"SELECT point_id FROM {have} EXCEPT SELECT point_id FROM {want}")]
@@ -62,12 +71,22 @@ def _difference(job: Job, base: Release, *, in_step: bool) -> tuple[list[str], d
     missing = f"SELECT document_id, point_id FROM {want} WHERE point_id NOT IN (SELECT point_id FROM {have})"
     for document, point in db.execute(missing):
         add.setdefault(document, set()).add(point)
+    # What the base sealed with other permissions is sealed anew, so that the overlay does not grow for ever.
+    untouched = "document_id NOT IN (SELECT document_id FROM work.gone) OR" if in_step else ""
+    sealed = f"SELECT point_id FROM points WHERE document_id = ? AND ({untouched} point_id IN (SELECT * FROM {have}))"
+    for document in {*job.store.permitted(base.number), *ledger.permits}:
+        stay = [point for (point,) in db.execute(sealed, (document,))]
+        delete += stay
+        if stay:
+            add.setdefault(document, set()).update(stay)
     return delete, add
 
 
-def _points(job: Job, add: Mapping[str, set[str]] | None) -> Iterator[tuple[Point, Sequence[float]]]:
+def _points(
+    job: Job, dataset: Mapping[str, Any], add: Mapping[str, set[str]] | None
+) -> Iterator[tuple[Point, Sequence[float]]]:
     batch: list[Point] = []
-    for point in job.dataset.points(add) if add is None or add else ():
+    for point in job.dataset.points(dataset, add) if add is None or add else ():
         batch.append(point)
         if len(batch) == 256:
             yield from _with_vectors(job, batch)

@@ -52,16 +52,17 @@ class Recipe:
         self._loaded = None
 
 
-def recipe_token(job: Job) -> str:
-    """Equal tokens mean an equal recipe, told without loading anything: settings and the model files' identity."""
+def recipe_token(job: Job) -> dict[str, str]:
+    """Equal tokens mean equal parts, told without loading anything: settings and the model files' identity."""
     return _token(job, find_model(job.settings.embed.model))
 
 
-def _token(job: Job, files: ModelFiles) -> str:
+def _token(job: Job, files: ModelFiles) -> dict[str, str]:
     embed, chunk = job.settings.embed, job.settings.chunk
-    return ids.composite(
-        "recipe_token", [embed.model, embed.sha256, files.stat_token(), chunk.size, chunk.overlap, versions.CHUNKER]
-    )
+    return {
+        "chunker": ids.composite("chunker_token", [chunk.size, chunk.overlap, versions.CHUNKER]),
+        "model": ids.composite("model_token", [embed.model, embed.sha256, files.stat_token()]),
+    }
 
 
 def query_encoder(job: Job, space: Space) -> Path:

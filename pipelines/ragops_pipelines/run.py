@@ -1,34 +1,46 @@
-"""One ingest: scan, fetch, parse, chunk, embed, write the dataset, load a release, publish, record.
+"""One ingest: scan, fetch, parse, chunk, embed, write the dataset, seal a release, record, publish.
 
 Stages are generators composed as a stream, so that parsing (worker processes) and embedding overlap and memory does
-not grow with the corpus. Everything computed is cached by content as it is made; the state changes in one transaction
-at the very end, after the release is live. A run that dies anywhere is repeated from the cache.
+not grow with the corpus. Everything computed is cached by content as it is made. New files never take the place of old
+ones: they stand beside them until one transaction of the state records the run. What the run then still owes (see
+`finish`) can be done by any later run. So a crash leaves the old state of everything, or the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+from typing import Any
 
 from ragops import ids
 from ragops.errors import RagopsError, StoreError, UsageError
-from ragops.types import Release, Space
+from ragops.stores.manifest import Damaged
+from ragops.stores.releases import is_held, live_release, prune
+from ragops.types import Release
+from ragops_pipelines.collect import collect
 from ragops_pipelines.fetch import groups
+from ragops_pipelines.finish import finish
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.recipe import Recipe, query_encoder, recipe_token
 from ragops_pipelines.scan import Changes, compare
+from ragops_pipelines.state import CacheDamaged
 
 REPRESENTATIVE = 256  # vectors; a smaller run says little about the next one
 SMALL_CORPUS = 20  # documents; up to here `max_delete` holds nothing back
+OVERLAY = 1000  # documents with other permissions than sealed; more of them are sealed anew
 
 
 def plan(job: Job) -> Plan:
     """Scan and compare; read, write and load nothing."""
-    changes, parsers_changed = _compare(job)
-    token = job.state.get("recipe_token")
-    recipe = ["parser"] * parsers_changed + ["chunker or model"] * (token is not None and token != recipe_token(job))
+    state = job.state
+    changes, parsers_changed = _compare(job, whole=job.options.rebuild or _lost(job.snapshot, state, "snapshot"))
+    recipe = ["parser"] * parsers_changed
+    token = recipe_token(job)
+    before = state.get("recipe_token") or token
+    recipe += [part for part in token if before.get(part) != token[part]]
     rejected = len(changes.rejects)
     counts = {
         "seen": changes.seen,
@@ -38,42 +50,64 @@ def plan(job: Job) -> Plan:
         "unchanged": changes.seen - len(changes.todo) - rejected,
         "rejected": rejected,
     }
-    size = sum(known.size or 0 for known in job.state.sources()) if recipe else changes.bytes
-    rate = job.state.get("seconds_per_byte")
-    estimate = round(size * rate, 1) if rate else None
-    return Plan(counts, changes.bytes, recipe, changes.removed, changes.incomplete, estimate)
+    held = sum(known.size or 0 for known in state.sources())
+    size = max(held, changes.bytes) if recipe or job.options.rebuild else changes.bytes
+    rate = state.get("seconds_per_byte")
+    documents, share = state.documents(), job.settings.release.max_delete
+    return Plan(
+        sources=counts,
+        read_bytes=changes.bytes,
+        recipe_changed=recipe,
+        removed=changes.removed,
+        incomplete=changes.incomplete,
+        chunks=round(size * state.count("points") / held) if held else None,
+        needs_consent=documents > SMALL_CORPUS and len(changes.removed) > share * documents,
+        held=is_held(job.store),
+        seconds=round(size * rate, 1) if rate else None,
+    )
 
 
 def ingest(job: Job) -> Summary:
     """Run to a published release, or find that nothing changed. Raises RagopsError; the live release then stands."""
+    try:
+        return _ingest(job)
+    except CacheDamaged:  # everything in it can be computed again
+        job.cache.discard()
+        return _ingest(job)
+
+
+def _ingest(job: Job) -> Summary:
     state = job.state
     ledger = Ledger(state, job.tell)
+    finish(job, recovering=True)
+    dataset_lost, snapshot_lost = _lost(job.dataset, state, "dataset"), _lost(job.snapshot, state, "snapshot")
+    anew = job.options.rebuild or dataset_lost or snapshot_lost
     with ledger.timed("scan"):
-        changes, _ = _compare(job)
+        changes, _ = _compare(job, whole=job.options.rebuild or snapshot_lost)
     ledger.changes = changes
     if not changes.seen and not state.count("sources"):
         raise UsageError(
             "nothing to ingest: no file matches in " + ", ".join(repr(c.name) for c in job.connectors),
             "Check the folder, and `include`, `exclude` and `hidden` of the source in params.yaml.",
         )
-    live = _live(job)
-    manifest = job.dataset.manifest()
-    recorded = state.get("fingerprint")
-    # A run that died between writing and recording left the dataset ahead of the state: write it all again.
-    rebuild = job.options.rebuild or recorded != (manifest["fingerprint"] if manifest else None)
-    in_step = not rebuild and live is not None and live.fingerprint == recorded
-    recipe = recipe_token(job)
-    same_recipe = state.get("recipe_token") == recipe
-    if in_step and live is not None and same_recipe and _searchable(job, live) and not _news(changes, ledger):
-        return _summary(job, ledger, live, added=0, removed=0, noop=True)
-    number = state.start_run(max((release.number for release in job.store.releases()), default=0) + 1)
+    live, head = _releases(job)
+    same_recipe = state.get("recipe_token") == recipe_token(job)
+    in_step = not anew and head is not None and head.fingerprint == state.get("fingerprint")
+    if in_step and head is not None and same_recipe and _searchable(job, head) and not _news(changes, ledger):
+        if head != live and not is_held(job.store):
+            job.store.publish(head.number)
+        return _summary(job, ledger, head, added=0, removed=0, noop=True)
+    number = state.start_run(max(job.store.numbers(), default=0) + 1)
     state.start_work()
     try:
-        everything = rebuild or not same_recipe
-        summary = _run(job, ledger, number, live, everything=everything, rebuild=rebuild, in_step=in_step)
+        if dataset_lost and not job.options.rebuild:
+            _find_vectors(job)
+        everything = anew or not same_recipe
+        summary = _run(job, ledger, number, head, everything=everything, anew=anew, in_step=in_step)
     except BaseException as error:
         what = error.message if isinstance(error, RagopsError) else str(error)
-        state.end_run(number, f"failed: {what or type(error).__name__}"[:500])
+        if number in state.dead_runs():
+            state.end_run(number, f"failed: {what or type(error).__name__}"[:500])
         raise
     finally:
         state.end_work()
@@ -88,72 +122,115 @@ def ingest(job: Job) -> Summary:
 
 
 def _run(
-    job: Job, ledger: Ledger, number: int, live: Release | None, *, everything: bool, rebuild: bool, in_step: bool
+    job: Job, ledger: Ledger, number: int, head: Release | None, *, everything: bool, anew: bool, in_step: bool
 ) -> Summary | None:
     """The summary, or None when not one source gave a document and there is nothing to release."""
-    state = job.state
+    state, trusted = job.state, not job.options.rebuild
     for reject in ledger.changes.rejects:
         ledger.reject(reject)
     stream = groups(job, ledger, everything=everything)
     first = next(stream, None)
     recipe: Recipe | None = None
-    only_touched = first is None and not everything and live is not None and _searchable(job, live)
+    only_touched = first is None and not everything and head is not None and _searchable(job, head)
     if not only_touched:  # else neither tokenizer nor model is needed
         from ragops_pipelines.embed import Embedding
 
         recipe = Recipe(job)
-        embedding = Embedding(job, ledger, recipe, rebuild=rebuild)
+        embedding = Embedding(job, ledger, recipe, trusted=trusted)
         for group in itertools.chain([first] if first else [], stream):
             embedding.add(group)
         embedding.embed(all=True)
         embedding.export_query_encoder()
         recipe.unload()
     _check_deletes(job, ledger)
-    # From here on the state says what it will be; a crash rolls it back and the next run repeats from the cache.
+    base = None if job.options.rebuild else head
+    written: dict[str, int] = {}
+    # Until this transaction is committed nothing that counts was touched: a crash leaves strays that are swept away.
     with state.transaction():
         visible = ledger.visible()
         removed, added = ledger.record()
-        if not state.documents() and live is None:
+        if not state.documents() and head is None:
             return None  # the rejects are recorded all the same
-        fingerprint = _put(job, ledger, recipe, rebuild=rebuild)
-        same = in_step and live is not None and live.fingerprint == fingerprint
-        written: dict[str, int] = {}
-        if visible or not same:
+        fingerprint = _put(job, ledger, recipe, anew=anew)
+        same = base is not None and base.fingerprint == fingerprint and _overlay(job, ledger, base) <= OVERLAY
+        due: dict[str, Any] = {}
+        if visible or anew or not same:
             with ledger.timed("dataset"):
                 ledger.progress("dataset", 0)
-                written["snapshot"] = job.snapshot.write(state)
-                written["dataset"] = job.dataset.write(
-                    state, job.cache, state.get("recipe"), fingerprint, rebuild=rebuild
+                due["snapshot"], written["snapshot"] = job.snapshot.write(state)
+                due["dataset"], written["dataset"] = job.dataset.write(
+                    state, job.cache, state.get("recipe"), fingerprint, anew=anew, trusted=trusted
                 )
-        if same and live is not None:
-            release = live
+            for part in ("snapshot", "dataset"):
+                state.put(f"{part}_sha", ids.sha256(due[part].encode()))
+        if same and base is not None:
+            release = base
         else:
-            space = Space(**state.get("model")["space"])
-            from ragops_pipelines.load import load
-
-            release = load(job, ledger, number, None if rebuild else live, space, in_step=in_step)
-            with ledger.timed("publish"):
-                job.store.publish(release.number)
+            with ledger.timed("load"):
+                release = _load(job, ledger, number, json.loads(due["dataset"]), base, in_step=in_step)
+        due["release"] = release.number
+        if ledger.permits:
+            due["permits"] = ledger.permits
+            due["upto"] = number if release is base else number - 1
+        state.put("due", due)
+        state.end_run(number, "recorded")
         if ledger.computed >= REPRESENTATIVE and ledger.bytes_read:
             state.put("seconds_per_byte", ledger.elapsed()["total"] / ledger.bytes_read)
-    _prune(job)
-    return _summary(job, ledger, release, added=added, removed=removed, written=written, noop=same)
+    with ledger.timed("publish"):
+        finish(job)
+    prune(job.store, job.settings.release.keep)  # what is still read waits for a later run
+    collect(job, spare=True)
+    return _summary(job, ledger, release, added=added, removed=removed, written=written, noop=release is base)
 
 
-def _searchable(job: Job, live: Release) -> bool:
-    return query_encoder(job, live.space).exists()
+def _load(
+    job: Job, ledger: Ledger, number: int, dataset: dict[str, Any], base: Release | None, *, in_step: bool
+) -> Release:
+    """A sealed release of the dataset; a damaged base is no reason not to have one."""
+    from ragops_pipelines.load import load
 
-
-def _live(job: Job) -> Release | None:
-    """The live release; None where its pointer leads nowhere, which the run then mends from the dataset."""
     try:
-        return job.store.live()
-    except StoreError:
-        return None
+        return load(job, ledger, number, dataset, base, in_step=in_step)
+    except Damaged:
+        return load(job, ledger, number, dataset, None, in_step=False)
 
 
-def _compare(job: Job) -> tuple[Changes, bool]:
-    """The scan against the state, and whether parsers changed since."""
+def _lost(part: Any, state: Any, name: str) -> bool:
+    """Whether what is on disk is not what the last recorded run left there (or nothing was recorded)."""
+    return bool(part.digest() != state.get(f"{name}_sha"))
+
+
+def _find_vectors(job: Job) -> None:
+    """Take the vectors of a dataset that this state did not make (a clone, a lost state) for what they are."""
+    state = job.state
+    with contextlib.suppress(StoreError):
+        manifest = job.dataset.manifest()
+        with state.transaction():
+            state.forget("dataset_sha")  # until a run is recorded, the table is true of nothing else
+            state.db.execute("DELETE FROM stored")
+            found = job.dataset.stored(manifest) if manifest else ()
+            state.db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", found)
+
+
+def _overlay(job: Job, ledger: Ledger, base: Release) -> int:
+    return len({*job.store.permitted(base.number), *ledger.permits})
+
+
+def _searchable(job: Job, release: Release) -> bool:
+    return query_encoder(job, release.space).exists()
+
+
+def _releases(job: Job) -> tuple[Release | None, Release | None]:
+    """The live release and the newest sealed one: the same, but after a rollback or a crash."""
+    live = live_release(job.store)
+    if live is not None and live.number == max(job.store.numbers()):
+        return live, live
+    sealed = job.store.releases()
+    return live, sealed[-1] if sealed else None
+
+
+def _compare(job: Job, *, whole: bool) -> tuple[Changes, bool]:
+    """The scan against the state, and whether parsers changed since. `whole`: every source is to be read."""
     state = job.state
     before = state.get("parsers") or {}
     stale = {media for media, fingerprint in before.items() if parser_fingerprint(media) != fingerprint}
@@ -162,7 +239,7 @@ def _compare(job: Job) -> tuple[Changes, bool]:
         retry.update(known.uri for known in state.sources() if known.media_type in stale)
     settings = state.get("source_settings") or {}
     everything = {name for name, digest in job.source_settings.items() if settings.get(name, digest) != digest}
-    if job.options.rebuild or job.options.rehash:
+    if whole or job.options.rehash:
         everything.update(job.source_settings)
     changes = compare(
         job.connectors,
@@ -203,14 +280,14 @@ def _check_deletes(job: Job, ledger: Ledger) -> None:
         )
 
 
-def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, rebuild: bool) -> str:
+def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, anew: bool) -> str:
     """Record the recipe and the dataset's fingerprint, which is returned."""
     state = job.state
     if recipe is not None:
         state.put("recipe", recipe.parts)
         state.put("recipe_token", recipe.token)
         state.put("model", recipe.model)
-        before = [] if rebuild else state.get("numerics") or []
+        before = [] if anew else state.get("numerics") or []
         now = [recipe.numerics] if ledger.computed else []
         state.put("numerics", sorted({*before, *now}))
     digests = state.db.execute("SELECT digest FROM sources WHERE document_id IS NOT NULL ORDER BY document_id")
@@ -221,12 +298,6 @@ def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, rebuild: bool) -> s
     media = state.db.execute("SELECT DISTINCT media_type FROM sources WHERE media_type IS NOT NULL")
     state.put("parsers", {name: parser_fingerprint(name) for (name,) in media.fetchall()})
     return fingerprint
-
-
-def _prune(job: Job) -> None:
-    for release in job.store.releases()[: -(job.settings.release.keep + 1)]:
-        with contextlib.suppress(RagopsError):  # still read by somebody: a later run tries again
-            job.store.remove(release.number)
 
 
 def _summary(
@@ -253,4 +324,5 @@ def _summary(
         bytes_written=written or {},
         incomplete=tuple(changes.incomplete),
         noop=noop,
+        held=is_held(job.store),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ragops import durable
+from ragops import durable, ids
 
 if TYPE_CHECKING:
     import polars as pl
+
+    Compression: TypeAlias = Literal["zstd", "uncompressed"]
 
 PER_SHARD = 16
 MAX_SHARDS = 1024  # a power of two, at most 4096: prefixes have 12 bits
@@ -33,6 +35,16 @@ def sources_of(shard: int, count: int, old_count: int) -> Iterator[int]:
         yield shard % old_count
     else:
         yield from range(shard, old_count, count)
+
+
+def write_named(frame: pl.DataFrame, folder: Path, name: str, compression: Compression = "zstd") -> tuple[str, int]:
+    """Write `<name>-<hash of its content>.parquet`, durable but for its folder. Returns its name and size in bytes."""
+    draft = folder / f".{name}.tmp"
+    frame.write_parquet(draft, compression=compression, statistics=False)
+    data = draft.read_bytes()
+    final = f"{name}-{ids.short(ids.sha256(data))}.parquet"
+    durable.replace(draft, folder / final)
+    return final, len(data)
 
 
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:

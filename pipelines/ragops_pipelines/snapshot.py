@@ -1,19 +1,18 @@
-"""What the connectors saw: `manifest.parquet`, and the bytes by hash in a few hundred packs."""
+"""What the connectors saw: `manifest.parquet`, and the bytes by hash in a few hundred packs.
+
+Packs carry their content's hash in their names; `snapshot.json` names those that count and is replaced last.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ragops import durable, ids
-from ragops.errors import StoreError
+from ragops.errors import SchemaError, StoreError
 from ragops_pipelines import shards
 from ragops_pipelines.state import State
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 1
 LARGE = 1 << 20  # bytes; larger objects have a file each
@@ -24,6 +23,7 @@ class Snapshot:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.file = folder / "snapshot.json"
         self.objects = folder / "objects"
 
     def stage(self, state: State, sha: str, data: bytes) -> None:
@@ -38,16 +38,30 @@ class Snapshot:
         else:
             state.db.execute("INSERT OR IGNORE INTO work.objects VALUES (?, ?)", (sha, data))
 
-    def write(self, state: State) -> int:
-        """Bring manifest and packs to what `state.sources` says. Returns the bytes written."""
+    def digest(self) -> str | None:
+        """Of what `snapshot.json` says, or None where there is none: tells whether it is still the recorded one."""
+        return durable.digest(self.file)
+
+    def write(self, state: State) -> tuple[str, int]:
+        """Write the packs that `state.sources` asks for, beside those that count now.
+
+        Returns what `adopt` puts into snapshot.json to make them count, and the bytes written.
+        """
+        self.objects.mkdir(parents=True, exist_ok=True)
+        packs, count, written = self._write_packs(state)
+        durable.sync(self.objects)
+        value = {"schema": SCHEMA, "sources": state.count("sources"), "count": count, "packs": packs}
+        return json.dumps(value, indent=1, sort_keys=True) + "\n", written
+
+    def adopt(self, state: State, text: str) -> None:
+        """Make what `write` wrote count, and remove what no longer does. May be repeated."""
         import polars as pl
 
-        self.objects.mkdir(parents=True, exist_ok=True)
         rows = [
             (k.uri, k.source, k.raw_sha, k.size, k.media_type, k.encoding, k.metadata, k.doc_raw_sha, k.doc_metadata)
             for k in state.sources()
         ]
-        names = [
+        names = (
             "uri",
             "source",
             "raw_sha",
@@ -57,12 +71,14 @@ class Snapshot:
             "metadata",
             "doc_raw_sha",
             "doc_metadata",
-        ]
+        )
         schema = {name: pl.Int64 if name == "size" else pl.String for name in names}
-        written = self._write_packs(state)
         shards.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), self.folder / "manifest.parquet")
-        (self.folder / "snapshot.json").write_text(json.dumps({"schema": SCHEMA, "sources": len(rows)}) + "\n")
-        return written + (self.folder / "manifest.parquet").stat().st_size
+        durable.write_atomic(self.file, text.encode())
+        wanted = {*json.loads(text)["packs"].values(), *_named(state)}
+        for file in self.objects.iterdir():
+            if file.name not in wanted:
+                file.unlink()
 
     def read(self, sha: str) -> bytes:
         """The bytes of one object. Raises StoreError when they are missing or damaged."""
@@ -72,8 +88,8 @@ class Snapshot:
         if large.exists():
             data = large.read_bytes()
         else:
-            count = self._count()
-            pack = self.objects / _pack(shards.prefix(sha) % count, count)
+            packs, count = self._layout()
+            pack = self.objects / packs.get(f"{shards.prefix(sha) % count:03x}", "none")
             found = pl.read_parquet(pack).filter(pl.col("sha") == sha) if pack.exists() else None
             if found is None or found.is_empty():
                 raise StoreError(
@@ -84,64 +100,67 @@ class Snapshot:
             raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", "Run `ragops ingest --rebuild`.")
         return data
 
-    def _write_packs(self, state: State) -> int:
+    def _write_packs(self, state: State) -> tuple[dict[str, str], int, int]:
         import polars as pl
 
-        live = {
-            sha
-            for (sha,) in state.db.execute(
-                "SELECT raw_sha FROM sources WHERE raw_sha IS NOT NULL UNION SELECT doc_raw_sha FROM sources"
-                " WHERE doc_raw_sha IS NOT NULL"
-            )
-        }
-        old_count, count = self._count(), shards.shard_count(len(live))
+        live = _named(state)
+        old, old_count = self._layout()
+        count = shards.shard_count(len(live))
         staged: dict[int, list[str]] = {}
         for (sha,) in state.db.execute("SELECT sha FROM work.objects ORDER BY sha"):
             if sha in live:
                 staged.setdefault(shards.prefix(sha) % count, []).append(sha)
         gone = [row[0] for row in state.db.execute("SELECT sha FROM work.old_objects")]
+        everything = count != old_count
         touched = (
             set(range(count))
-            if count != old_count
+            if everything
             else set(staged) | {shards.prefix(sha) % count for sha in gone if sha not in live}
         )
+        packs = {} if everything else dict(old)
         written = 0
         for shard in sorted(touched):
-            rows = dict(self._old_rows(shard, count, old_count, live))
+            rows = dict(self._old_rows(shard, count, old, old_count, live))
             for sha in staged.get(shard, ()):
                 rows[sha] = state.db.execute("SELECT data FROM work.objects WHERE sha = ?", (sha,)).fetchone()[0]
-            frame = pl.DataFrame(sorted(rows.items()), schema={"sha": pl.String, "data": pl.Binary}, orient="row")
-            file = self.objects / _pack(shard, count)
-            if frame.is_empty():
-                file.unlink(missing_ok=True)
-                continue
-            shards.write_parquet(frame, file)
-            written += file.stat().st_size
-        for file in self.objects.iterdir():  # packs of another layout, large objects that nothing names, dead drafts
-            kept = file.name.endswith(f"-{count:04d}.parquet") or file.name in live
-            if not kept or file.name.startswith("."):
-                file.unlink()
-        durable.sync(self.objects)
-        return written
+            packs.pop(f"{shard:03x}", None)
+            if rows:
+                frame = pl.DataFrame(sorted(rows.items()), schema={"sha": pl.String, "data": pl.Binary}, orient="row")
+                packs[f"{shard:03x}"], size = shards.write_named(frame, self.objects, f"{shard:03x}-{count:04d}")
+                written += size
+        return packs, count, written
 
-    def _old_rows(self, shard: int, count: int, old_count: int, live: set[str]) -> Iterator[tuple[str, bytes]]:
+    def _old_rows(
+        self, shard: int, count: int, old: Mapping[str, str], old_count: int, live: set[str]
+    ) -> Iterator[tuple[str, bytes]]:
         import polars as pl
 
-        for old in shards.sources_of(shard, count, old_count):
-            file = self.objects / _pack(old, old_count)
+        for source in shards.sources_of(shard, count, old_count):
+            file = self.objects / old.get(f"{source:03x}", "none")
             for sha, data in pl.read_parquet(file).rows() if file.exists() else ():
                 if sha in live and shards.prefix(sha) % count == shard:
                     yield sha, data
 
-    def _count(self) -> int:
-        """The number of packs of the layout on disk: it stands in their names."""
-        for file in self._packs():
-            return int(file.name[4:8])
-        return 1
+    def _layout(self) -> tuple[dict[str, str], int]:
+        """The packs that count now, by shard, and how many shards there are."""
+        try:
+            value = json.loads(self.file.read_bytes())
+            if value["schema"] > SCHEMA:
+                raise SchemaError(
+                    f"{self.file} was written by a newer ragops (schema {value['schema']}; this one knows {SCHEMA})",
+                    "Upgrade: pip install -U ragops",
+                )
+            return dict(value["packs"]), int(value["count"])
+        except FileNotFoundError:
+            return {}, 1
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.file} is damaged: {error}", "Run `ragops ingest --rebuild`.") from error
 
-    def _packs(self) -> Iterator[Path]:
-        return self.objects.glob("*-[0-9][0-9][0-9][0-9].parquet")
 
-
-def _pack(shard: int, count: int) -> str:
-    return f"{shard:03x}-{count:04d}.parquet"
+def _named(state: State) -> set[str]:
+    """Hashes of the bytes that a source has, or that the document which it serves was made of."""
+    rows = state.db.execute(
+        "SELECT raw_sha FROM sources WHERE raw_sha IS NOT NULL"
+        " UNION SELECT doc_raw_sha FROM sources WHERE doc_raw_sha IS NOT NULL"
+    )
+    return {sha for (sha,) in rows}

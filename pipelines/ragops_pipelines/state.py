@@ -26,7 +26,7 @@ from ragops.types import Metadata, Parsed, Reject, Span
 if TYPE_CHECKING:
     from ragops.types import Vectors
 
-SCHEMA = 1
+SCHEMA = 2
 
 _STATE = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS rejects (
     uri TEXT PRIMARY KEY, source TEXT NOT NULL, stage TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL,
     hint TEXT NOT NULL, raw_sha TEXT, transient INTEGER NOT NULL, first_seen TEXT NOT NULL, attempts INTEGER NOT NULL
 ) WITHOUT ROWID;
+-- as JSON; documents without a row have [DEFAULT]; what was deleted keeps its row, as older releases still hold it
+CREATE TABLE IF NOT EXISTS permissions (document_id TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, started TEXT NOT NULL, finished TEXT, outcome TEXT, summary TEXT);
 """
@@ -63,6 +65,7 @@ CREATE TABLE work.gone (document_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.old (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.wanted (document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL UNIQUE,
     vector_key TEXT NOT NULL, PRIMARY KEY (document_id, nth)) WITHOUT ROWID;
+CREATE TABLE work.permissions (document_id TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE work.old_objects (sha TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
@@ -115,6 +118,10 @@ class State:
                 f"{folder / 'state.db'} was written by a newer ragops (schema {version}; this one knows {SCHEMA})",
                 "Upgrade: pip install -U ragops",
             )
+        if 0 < version < SCHEMA:  # nothing that one comparison by content does not find again
+            self.db.close()
+            _remove(folder / "state.db")
+            self.db = _connect(folder / "state.db")
         if version < SCHEMA:
             self.db.executescript(_STATE + f"PRAGMA user_version = {SCHEMA};")
 
@@ -138,6 +145,9 @@ class State:
 
     def put(self, key: str, value: Any) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
+    def forget(self, key: str) -> None:
+        self.db.execute("DELETE FROM meta WHERE key = ?", (key,))
 
     # -- sources
     def tokens(self) -> dict[str, str | None]:
@@ -212,6 +222,11 @@ class State:
         self.db.execute("INSERT INTO runs (number, started) VALUES (?, ?)", (number, started))
         return number
 
+    def dead_runs(self) -> list[int]:
+        """Numbers of the latest runs that were never recorded: what they sealed is nobody's."""
+        recorded = "SELECT coalesce(max(number), 0) FROM runs WHERE outcome = 'recorded'"
+        return [n for (n,) in self.db.execute(f"SELECT number FROM runs WHERE number > ({recorded})")]
+
     def end_run(self, number: int, outcome: str, summary: Mapping[str, Any] | None = None) -> None:
         self.db.execute(
             "UPDATE runs SET finished = ?, outcome = ?, summary = ? WHERE number = ?",
@@ -231,8 +246,7 @@ class State:
     # -- the run in progress
     def start_work(self) -> None:
         """An empty work area beside the state; it may be lost at any time."""
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            (self.folder / f"work.db{suffix}").unlink(missing_ok=True)
+        _remove(self.folder / "work.db")
         self.db.execute("ATTACH DATABASE ? AS work", (str(self.folder / "work.db"),))
         self.db.execute("PRAGMA work.journal_mode = OFF")
         self.db.execute("PRAGMA work.synchronous = OFF")
@@ -249,65 +263,132 @@ class State:
         (self.folder / "work.db").unlink(missing_ok=True)
 
 
+class CacheDamaged(StoreError):
+    """The cache holds what cannot be; all of it can be computed again."""
+
+
 class Cache:
-    """Results by content: parses and vectors. Committed batch by batch, so that a killed run loses one batch."""
+    """Results by content: parses and vectors. Committed batch by batch, so that a killed run loses one batch.
+
+    Each value ends with its CRC-32. Whatever reads raises CacheDamaged for what is not as it was written.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.file = folder / "cache.db"
         try:
-            self.db = _connect(folder / "cache.db", _CACHE)
+            self.db = _connect(self.file, _CACHE)
         except StoreError:  # damaged: it can all be computed again
-            for suffix in ("", "-wal", "-shm"):
-                (folder / f"cache.db{suffix}").unlink(missing_ok=True)
-            self.db = _connect(folder / "cache.db", _CACHE)
-        self.db.execute("PRAGMA synchronous = OFF")
+            _remove(self.file)
+            self.db = _connect(self.file, _CACHE)
+        self.db.execute("PRAGMA synchronous = NORMAL")  # whole after a power cut; the last batches may be missing
 
     def close(self) -> None:
         self.db.close()
 
+    def discard(self) -> None:
+        """Begin again with nothing."""
+        self.db.close()
+        _remove(self.file)
+        self.db = _connect(self.file, _CACHE)
+
     def has_parse(self, key: str) -> bool:
-        return self.db.execute("SELECT 1 FROM parses WHERE key = ?", (key,)).fetchone() is not None
+        return bool(self._rows("SELECT 1 FROM parses WHERE key = ?", (key,)))
 
     def parse(self, key: str) -> Parsed | None:
-        row = self.db.execute("SELECT value FROM parses WHERE key = ?", (key,)).fetchone()
-        return parsed_from_json(zlib.decompress(row[0])) if row else None
+        rows = self._rows("SELECT value FROM parses WHERE key = ?", (key,))
+        if not rows:
+            return None
+        value = _sound(rows[0][0])
+        if value is None:
+            raise self._damaged(f"the parse {key[:12]} is not what was written")
+        return parsed_from_json(zlib.decompress(value))
 
     def save_parses(self, parses: Iterable[tuple[str, Parsed]]) -> None:
         """Parses under their keys, in one transaction."""
-        self.db.execute("BEGIN")
-        self.db.executemany(
-            "INSERT OR REPLACE INTO parses VALUES (?, ?)",
-            ((key, zlib.compress(parsed_to_json(parsed), 1)) for key, parsed in parses),
-        )
-        self.db.execute("COMMIT")
+        self._save("parses", ((key, zlib.compress(parsed_to_json(parsed), 1)) for key, parsed in parses))
 
     def missing_vectors(self, keys: Sequence[str]) -> set[str]:
         missing = set(keys)
         for some in _batches(list(missing), 500):
             marks = ",".join("?" * len(some))
-            missing.difference_update(
-                k for (k,) in self.db.execute(f"SELECT key FROM vectors WHERE key IN ({marks})", some)
-            )
+            missing.difference_update(k for (k,) in self._rows(f"SELECT key FROM vectors WHERE key IN ({marks})", some))
         return missing
 
     def save_vectors(self, keys: Sequence[str], vectors: Vectors) -> None:
         """float32 rows under their keys, in one transaction."""
         data = vectors.astype("<f4").tobytes()
         width = len(data) // len(keys)
-        self.db.execute("BEGIN")
-        self.db.executemany(
-            "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-            ((key, data[i * width : (i + 1) * width]) for i, key in enumerate(keys)),
-        )
-        self.db.execute("COMMIT")
+        self._save("vectors", ((key, data[i * width : (i + 1) * width]) for i, key in enumerate(keys)))
 
     def vectors(self, keys: Sequence[str]) -> dict[str, array[float]]:
-        """key -> float32 array (dim,), for those that are there."""
+        """key -> float32 array (dim,), for those that are there. Raises CacheDamaged."""
         found: dict[str, array[float]] = {}
         for some in _batches(keys, 500):
             marks = ",".join("?" * len(some))
-            for key, blob in self.db.execute(f"SELECT key, value FROM vectors WHERE key IN ({marks})", some):
-                found[key] = array("f", blob)
+            for key, blob in self._rows(f"SELECT key, value FROM vectors WHERE key IN ({marks})", some):
+                value = _sound(blob)
+                if value is None:
+                    raise self._damaged(f"the vector {key[:12]} is not what was written")
+                found[key] = array("f", value)
         return found
+
+    def collect(self, table: str, needed: Iterable[str], *, spare: int) -> int:
+        """Remove the rows of "parses" or "vectors" whose keys are not `needed`, but for the newest `spare` of them."""
+        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS needed (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self.db.execute("BEGIN")
+        self.db.execute("DELETE FROM needed")
+        self.db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((key,) for key in needed))
+        idle = f"SELECT rowid FROM {table} WHERE key NOT IN (SELECT key FROM needed) ORDER BY rowid DESC"
+        doomed = f"DELETE FROM {table} WHERE rowid IN ({idle} LIMIT -1 OFFSET ?)"
+        removed = self.db.execute(doomed, (spare,)).rowcount
+        self.db.execute("COMMIT")
+        return removed
+
+    def count(self, table: str) -> int:
+        return int(self._rows(f"SELECT count(*) FROM {table}", ())[0][0])
+
+    def shrink(self) -> None:
+        """Give what was removed back to the disk."""
+        self.db.execute("VACUUM")
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _rows(self, query: str, values: Sequence[str]) -> list[Any]:
+        try:
+            return self.db.execute(query, values).fetchall()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from error
+
+    def _save(self, table: str, rows: Iterable[tuple[str, bytes]]) -> None:
+        self.db.execute("BEGIN")
+        try:
+            self.db.executemany(
+                f"INSERT OR REPLACE INTO {table} VALUES (?, ?)",
+                ((key, value + zlib.crc32(value).to_bytes(4, "big")) for key, value in rows),
+            )
+            self.db.execute("COMMIT")
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, what: str) -> CacheDamaged:
+        return CacheDamaged(
+            f"{self.file} is damaged: {what}", f"Remove {self.file.name} and run `ragops ingest`: it is made again."
+        )
+
+
+def _sound(value: bytes) -> bytes | None:
+    """A value without its checksum, None where it does not fit."""
+    data, checksum = value[:-4], value[-4:]
+    return data if zlib.crc32(data).to_bytes(4, "big") == checksum else None
+
+
+def _remove(file: Path) -> None:
+    """A database with its journals."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def parsed_to_json(parsed: Parsed) -> bytes:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from ragops.cli import doctor, ingest, init, rejects, search, status
+from ragops.cli import doctor, gc, ingest, init, rejects, releases, search, status, verify
 from ragops.errors import RagopsError
 
 STOPPED = 130
@@ -25,7 +25,10 @@ app.command("init")(init.command)
 app.command("ingest")(ingest.command)
 app.command("search")(search.command)
 app.command("status")(status.command)
+app.add_typer(releases.app, name="releases")
 app.add_typer(rejects.app, name="rejects")
+app.command("verify")(verify.command)
+app.command("gc")(gc.command)
 app.command("doctor")(doctor.command)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ragops.cli.options import JsonOption, WorkspaceOption, print_json, size, table
+from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json, size, table
 
 if TYPE_CHECKING:
     from ragops.workspace import Workspace
@@ -35,7 +35,7 @@ def command(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Write dataset and release again from the sources.")
     ] = False,
-    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", help="Wait for another ingest to end.")] = 0,
+    wait: WaitOption = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a source was rejected.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
     workspace: WorkspaceOption = None,
@@ -106,8 +106,13 @@ def print_summary(summary: Summary) -> None:
     print(f"seconds  {summary.seconds['total']:.1f}" + (f" ({spent})" if spent else ""))
     if summary.bytes_written:
         print("written  " + ", ".join(f"{name} {size(count)}" for name, count in summary.bytes_written.items()))
-    state = "nothing changed, still" if summary.noop else "now"
+    if summary.held:
+        state = "held back: a rollback holds another live; sealed is"
+    else:
+        state = "nothing changed, still" if summary.noop else "now"
     print(f"release  {state} {summary.release}, dataset {summary.fingerprint[:12]}")
+    if summary.held:
+        print("note     publish it with: ragops releases publish", file=sys.stderr)
     for name in summary.incomplete:
         print(f"note     the scan of '{name}' was not complete: nothing of it was deleted", file=sys.stderr)
     if sources["rejected"]:
@@ -124,6 +129,14 @@ def _print_plan(plan: Plan) -> None:
         print(f"removed  {uri}")
     if len(plan.removed) > 20:
         print(f"removed  ... and {len(plan.removed) - 20} more")
+    for name in plan.incomplete:
+        print(f"note     the scan of '{name}' was not complete: nothing of it would be deleted")
+    if plan.needs_consent:
+        print("consent  more would be deleted than release.max_delete allows (if not only moved): --allow-deletes")
+    if plan.held:
+        print("held     a rollback holds: the release would be sealed, not published")
+    if plan.chunks is not None:
+        print(f"chunks   about {plan.chunks} to make; those whose text is known embed nothing")
     print(
         f"estimate {plan.seconds:.0f} seconds"
         if plan.seconds is not None

@@ -14,6 +14,7 @@ WorkspaceOption = Annotated[
         "-w", "--workspace", metavar="PATH", help="The workspace; default: the nearest one upwards from here."
     ),
 ]
+WaitOption = Annotated[float, typer.Option("--wait", metavar="SECONDS", help="Wait for another ingest to end.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value; progress goes to stderr.")]
 
 

@@ -38,7 +38,7 @@ def command(
     from ragops.workspace import Workspace
 
     with Workspace.open(workspace) as found:
-        results = found.search(query, k, filter=_filter(filter or []), release=release, exact=exact)
+        results = found.search(query, k, filter=parse_filter(filter or []), release=release, exact=exact)
     if json:
         print_json(results.as_dict())
         return
@@ -61,7 +61,8 @@ def _citation(hit: Hit) -> str:
     return f"{hit.uri}{page}  [{hit.start}:{hit.end}]  {hit.score:.3f}" + (f"\n   {path}" if path else "")
 
 
-def _filter(given: list[str]) -> dict[str, Any] | None:
+def parse_filter(given: list[str]) -> dict[str, Any] | None:
+    """The options `-f` of a command as one filter. Raises UsageError."""
     from ragops.errors import UsageError
 
     merged: dict[str, Any] = {}

@@ -1,0 +1,60 @@
+"""What a recorded run still owes: permissions, the live release, and the pointers of dataset and snapshot.
+
+It stands in the state under "due", written by the transaction that records the run. Each part can be repeated, so a
+run that died in the middle is finished by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from ragops.errors import DiskFull, RagopsError, StoreError
+from ragops.stores.releases import is_held, live_release
+from ragops.types import Store
+from ragops_pipelines.job import Job
+
+
+def finish(job: Job, *, recovering: bool = False) -> None:
+    """Do what is due. `recovering`: a run that died left it, so what it sealed may be gone, or nobody's."""
+    due = job.state.get("due")
+    if due is not None:
+        if "permits" in due:
+            permits = {document: (tenant, tuple(groups)) for document, (tenant, groups) in due["permits"].items()}
+            job.store.permit(permits, upto=due["upto"])
+        if not is_held(job.store):
+            _publish(job.store, due["release"], recovering=recovering)
+        try:
+            if "dataset" in due:
+                job.snapshot.adopt(job.state, due["snapshot"])
+                job.dataset.adopt(job.state, due["dataset"])
+        except FileNotFoundError:  # somebody took the folders away: the run that follows finds that, and mends it
+            if not recovering:
+                raise
+        job.state.forget("due")
+    if recovering:
+        _remove_orphans(job)
+
+
+def _publish(store: Store, number: int, *, recovering: bool) -> None:
+    live = live_release(store)
+    if live is not None and live.number == number:
+        return
+    try:
+        store.publish(number)
+    except DiskFull:
+        raise
+    except StoreError:
+        if not recovering:
+            raise
+
+
+def _remove_orphans(job: Job) -> None:
+    """Releases that runs sealed and never recorded. They are newer than the live one, and were never published."""
+    dead = job.state.dead_runs()
+    if not dead:
+        return
+    live = live_release(job.store)
+    for number in {*dead} & {*job.store.numbers()}:
+        if live is None or number > live.number:
+            with contextlib.suppress(RagopsError):  # a draft: the next write discards it
+                job.store.remove(number, timeout=0)
