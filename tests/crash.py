@@ -479,7 +479,7 @@ def _uninterrupted(
     from tests.injector import Injector, Listing, PowerLoss, Step
 
     def listed() -> Any:
-        listing, power = Listing(), PowerLoss(kb, named)
+        listing, power = Listing(), PowerLoss(kb, named, ("dataset.json", "snapshot.json", "LIVE"))
 
         def both(step: Step) -> None:
             listing(step)
@@ -529,15 +529,16 @@ def named(content: str, name: str) -> list[str] | None:
     folder, base = os.path.split(name)
     if base == "dataset.json":
         value = json.loads(Path(content).read_bytes())
-        parts = [*(f"documents/{n}" for n in value["documents"].values()), "rejects/rejects.parquet"]
+        parts = [f"documents/{n}" for n in value["documents"].values()]
         parts += [*(f"chunks/{n}" for n in value["chunks"].values()), *(f"vectors/{n}" for n in value["vectors"])]
         return [os.path.join(folder, part) for part in parts]
     if base == "manifest.json" and "/releases/" in folder:
         return [os.path.join(folder, part) for part in json.loads(Path(content).read_bytes())["files"]]
     if base == "LIVE":
         return [os.path.join(folder, f"releases/{int(Path(content).read_text()):08d}/manifest.json")]
-    if base == "manifest.parquet":
-        return [str(file) for file in Path(folder, "objects").iterdir() if not file.name.startswith(".")]
+    if base == "snapshot.json":
+        packs = json.loads(Path(content).read_bytes())["packs"].values()
+        return [os.path.join(folder, "objects", pack) for pack in packs]
     return None
 
 

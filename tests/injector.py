@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -289,10 +289,13 @@ class PowerLoss:
 
     The bytes of a file are safe once it was synced as it is now, its name once its folder was synced with it in it;
     what was there before the run is safe. `names` knows the pointers, the files that make other files count: (where
-    a pointer's bytes are, the name it gets) -> the files it names, or None for what is no pointer.
+    a pointer's bytes are, the name it gets) -> the files it names, or None for what is no pointer. The state's COMMIT
+    promises what the pointers called `promised` will say: what those name must be safe by then.
     """
 
-    def __init__(self, root: Path, names: Callable[[str, str], list[str] | None]) -> None:
+    def __init__(
+        self, root: Path, names: Callable[[str, str], list[str] | None], promised: Collection[str] = ()
+    ) -> None:
         self._root = os.path.realpath(root)
         self._names = names
         self._bytes: set[tuple[int, int, int]] = set()
@@ -300,14 +303,15 @@ class PowerLoss:
         for base, folders, files in os.walk(self._root):
             self._entries.update(os.path.join(base, name) for name in (*folders, *files))
             self._bytes.update(self._look(os.path.join(base, name)) for name in files)
-        self._pointed: dict[str, str] = {}  # folder of a pointer whose name is not yet safe -> the step
+        self._promised = promised
+        self._committed = set(self._bytes), set(self._entries)
+        self._pointed: dict[str, str] = {}  # pointer whose name is perhaps not yet safe -> the step
         self._found: dict[str, None] = {}
 
     def __call__(self, step: Step) -> None:
         if step.verb == "fsync" and step.done:
             if os.path.isdir(step.path):
                 self._entries.update(os.path.join(step.path, name) for name in os.listdir(step.path))
-                self._pointed.pop(step.path, None)
             else:
                 self._bytes.add(self._look(step.path))
         elif step.verb == "rename":
@@ -316,6 +320,7 @@ class PowerLoss:
             self._entries.discard(step.path)
         elif step.label == "COMMIT state.db" and not step.done:
             self._pointers_are_safe(step.label)
+            self._committed = set(self._bytes), set(self._entries)
 
     def end(self) -> list[str]:
         self._pointers_are_safe("the end")
@@ -325,7 +330,7 @@ class PowerLoss:
         if step.done:
             self._entries.discard(step.target)
             if self._names(step.target, step.target) is not None:
-                self._pointed[os.path.dirname(step.target)] = step.label
+                self._pointed[step.target] = step.label
             return
         named = self._names(step.path, step.target)
         if named is not None:
@@ -335,22 +340,32 @@ class PowerLoss:
             self._bytes_are_safe(file, step.label)
         for file in named or ():
             if not os.path.exists(file):
-                self._found[f"{step.label}: {os.path.relpath(file, self._root)} is named and not there"] = None
+                self._found[f"{step.label}: {self._short(file)} is named and not there"] = None
                 continue
             self._bytes_are_safe(file, step.label)
-            while file != self._root:
-                if file not in self._entries:
-                    folder = os.path.relpath(os.path.dirname(file), self._root)
-                    self._found[f"{step.label}: the folder {folder} was not synced"] = None
-                file = os.path.dirname(file)
+            late = self._look(file) not in self._committed[0] or file not in self._committed[1]
+            if late and os.path.basename(step.target) in self._promised:
+                self._found[f"{step.label}: the state was committed before {self._short(file)} was safe"] = None
+            self._name_is_safe(file, step.label, within=os.path.dirname(step.target))
 
     def _bytes_are_safe(self, file: str, when: str) -> None:
         if self._look(file) not in self._bytes:
-            self._found[f"{when}: {os.path.relpath(file, self._root)} was not synced"] = None
+            self._found[f"{when}: {self._short(file)} was not synced"] = None
+
+    def _name_is_safe(self, file: str, when: str, within: str) -> None:
+        """Up to a folder without which nobody would look for it."""
+        while not f"{within}/".startswith(f"{file}/"):
+            if file not in self._entries:
+                self._found[f"{when}: the folder {self._short(os.path.dirname(file))} was not synced"] = None
+            file = os.path.dirname(file)
 
     def _pointers_are_safe(self, when: str) -> None:
-        for pointer in self._pointed.values():
-            self._found[f"{when}: the folder was not synced after: {pointer}"] = None
+        for pointer, step in self._pointed.items():
+            self._name_is_safe(pointer, f"{when}, after {step}", self._root)
+        self._pointed.clear()
+
+    def _short(self, file: str) -> str:
+        return os.path.relpath(file, self._root)
 
     def _look(self, file: str) -> tuple[int, int, int]:
         found = os.stat(file)

@@ -132,7 +132,7 @@ def test_the_disk_is_full(farm: Farm, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- loss of power, as far as it can be told
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_counts_before_it_is_on_the_disk(farm: Farm, name: str) -> None:
-    """What a pointer names is synced, bytes and name, before the pointer is renamed; the pointer before the next one."""
+    """What a pointer names is synced, bytes and name, before the pointer is renamed; that one before the next."""
     farm.prepare(name)
     assert farm.prepared[name]["unsafe"] == []
 
@@ -173,7 +173,7 @@ def test_what_a_loss_of_power_could_tear_is_found(tmp_path: Path) -> None:
         "rename pointer: the folder . was not synced"
     ]
     assert seen(bytes_synced=True, folder_synced=True, pointer_synced=False) == [
-        "the end: the folder was not synced after: rename draft"
+        "the end, after rename draft: the folder . was not synced"
     ]
 
 
