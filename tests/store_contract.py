@@ -270,13 +270,70 @@ def test_an_open_reader_stays_with_its_release(store: Store) -> None:
     reader.close()
 
 
+def test_numbers(store: Store) -> None:
+    assert store.numbers() == []
+    for number in (5, 101, 12):
+        store.write(release(number, 1), base=None, delete=[], add=pairs(number))
+    assert store.numbers() == [5, 12, 101]
+    store.remove(12)
+    assert store.numbers() == [5, 101]
+
+
+def test_a_release_may_be_held(store: Store) -> None:
+    assert not store.held()
+    fill(store, 3)
+    store.write(release(2, 3), base=1, delete=[], add=[])
+    assert not store.held()
+    for number in (1, 2, 1):
+        store.publish(number, hold=True)
+        assert store.held()
+        live = store.live()
+        assert live is not None
+        assert live.number == number
+        assert len(everything(store)) == 3
+    store.write(release(3, 3), base=2, delete=[], add=[])
+    store.permit({"document-0": ("acme", ())}, upto=3)
+    store.remove(2)
+    assert store.held()  # until somebody publishes
+    with pytest.raises(StoreError):
+        store.publish(99)
+    assert store.held()
+    store.publish(1)
+    assert not store.held()
+
+
+def test_rows_of_points(store: Store) -> None:
+    fill(store, 9)
+    store.write(release(2, 8), base=1, delete=[point(4).point_id, point(5).point_id], add=pairs(20))
+    for number, numbers in ((1, [*range(9)]), (2, [0, 1, 2, 3, 6, 7, 8, 20])):
+        rows = list(store.point_rows(number))
+        expected = sorted(
+            (each.point_id, each.chunk_id, each.document_id, each.payload["uri"]) for each in map(point, numbers)
+        )
+        assert [(row.point_id, row.chunk_id, row.document_id, row.uri) for row in rows] == expected
+        assert {row.vector_key for row in rows} <= {"", *(point(i).vector_key for i in numbers)}
+    with pytest.raises(StoreError, match="no release 7"):
+        list(store.point_rows(7))
+
+
+def test_points_by_filter(store: Store) -> None:
+    fill(store, 40)
+    with closing(store.open()) as reader:
+        for filter, holds in FILTERS:
+            expected = sorted(point(i).point_id for i in range(40) if holds(dict(point(i).payload)))
+            for batch in (1, 7, 500):
+                assert [id for id, _, _ in reader.points(batch=batch, filter=filter)] == expected, filter
+        with pytest.raises(UsageError, match=r"meta\.colour"):
+            list(reader.points(filter={"colour": "red"}))
+
+
 def test_remove(store: Store) -> None:
     fill(store, 10)
     store.write(release(2, 3), base=None, delete=[], add=pairs(1, 2, 3))
     with pytest.raises(StoreError, match="live"):
         store.remove(1)
     store.publish(2)
-    store.remove(1)
+    store.remove(1, timeout=0)
     assert [each.number for each in store.releases()] == [2]
     with pytest.raises(StoreError, match="no release 1"):
         store.open(1)

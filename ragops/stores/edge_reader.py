@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.errors import RagopsError, StoreError
 from ragops.stores import bm25, files, permissions, ranking
-from ragops.stores.filters import for_edge, parse
+from ragops.stores.filters import Every, for_edge, parse
 from ragops.stores.index import DENSE, EF, OVERSAMPLING, SPARSE
 from ragops.stores.manifest import MEND, Manifest
 from ragops.types import Filter, Permission, Release, Scored
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import qdrant_edge
 
     from ragops.types import Vectors
+
+CONDITIONS = 16  # filters kept under one state of permissions: a megabyte each with 5,000 documents
 
 
 @contextmanager
@@ -44,10 +46,6 @@ def _not_writable(folder: Path) -> StoreError:
     )
 
 
-def _condition(filter: Filter | None, today: Mapping[str, Permission]) -> qdrant_edge.Filter | None:
-    return for_edge(permissions.rewritten(parse(filter), today))
-
-
 class EdgeReader:
     """One open release. For one process: a fork of it must open its own."""
 
@@ -60,6 +58,7 @@ class EdgeReader:
         self._deletes = manifest.deletes
         self._lock = lock
         self._today = today
+        self._conditions: tuple[Mapping[str, Permission], dict[Every, qdrant_edge.Filter | None]] = ({}, {})
         self._pid = os.getpid()
         self._encoder: bm25.Bm25 | None = None
         self._shard: qdrant_edge.EdgeShard | None = None
@@ -88,7 +87,7 @@ class EdgeReader:
         ranking.check_page(k, offset)
         query = edge.Query.Nearest(ranking.unit(vector, self.release.space.dim), using=DENSE)
         today = self._today()
-        condition = _condition(filter, today)
+        condition = self._condition(parse(filter), today)
 
         def fetch(limit: int) -> list[tuple[str, float]]:
             if exact:
@@ -106,7 +105,7 @@ class EdgeReader:
         shard = self._open()
         ranking.check_page(k)
         today = self._today()
-        condition = _condition(filter, today)
+        condition = self._condition(parse(filter), today)
         if self._encoder is None:
             self._encoder = bm25.Bm25(self.release.avg_len)
         tokens, weights = self._encoder.query(text)
@@ -118,6 +117,21 @@ class EdgeReader:
         params = edge.SearchParams(idf=corpus)
         found = ranking.ranked(lambda limit: self._query(shard, query, limit, condition, params), k)
         return self._scored(shard, found, today)
+
+    def _condition(self, tree: Every | None, today: Mapping[str, Permission]) -> qdrant_edge.Filter | None:
+        """The engine's filter under today's permissions. Kept: thousands of documents take a while to write down."""
+        if tree is None or not today:
+            return for_edge(tree)
+        under, known = self._conditions  # threads may share a reader: no step between two looks at it
+        if under is not today:
+            known = {}
+            self._conditions = today, known
+        found = known.get(tree)
+        if found is None:
+            if len(known) >= CONDITIONS:
+                known.clear()
+            found = known[tree] = for_edge(permissions.rewritten(tree, today))
+        return found
 
     def _query(
         self,
@@ -161,7 +175,7 @@ class EdgeReader:
             request = edge.ScrollRequest(
                 offset=offset,
                 limit=batch,
-                filter=for_edge(permissions.rewritten(tree, today)),
+                filter=self._condition(tree, today),
                 with_payload=True,
                 with_vector=[DENSE],
             )
@@ -178,7 +192,7 @@ class EdgeReader:
         import qdrant_edge as edge
 
         shard = self._open()
-        condition = _condition(filter, self._today())
+        condition = self._condition(parse(filter), self._today())
         with engine_errors(self._folder):
             return shard.count(edge.CountRequest(exact=True, filter=condition))
 
