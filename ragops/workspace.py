@@ -112,13 +112,16 @@ class Workspace:
 
         options = Options(allow_deletes, rebuild, rehash, retry)
         params = self.root / config.FILE
-        before = params.read_text("utf-8")
         try:
-            with self._locked(wait), self._job(path, options, progress, add=True) as job:
-                return ingest(job)
-        except UsageError:
-            params.write_text(before, "utf-8")  # a source that cannot be ingested is not remembered
-            raise
+            with self._locked(wait):
+                self.settings = config.load(params)  # while this one waited, another may have added a source
+                before = params.read_text("utf-8")
+                try:
+                    with self._job(path, options, progress, add=True) as job:
+                        return ingest(job)
+                except UsageError:
+                    params.write_text(before, "utf-8")  # a source that cannot be ingested is not remembered
+                    raise
         except (OSError, sqlite3.Error) as error:
             raise _environment(error, self.root) from error
 
