@@ -65,7 +65,7 @@ def prune(store: Store, keep: int, *, timeout: float = 0) -> tuple[list[int], li
     live = live_release(store)
     others = [release.number for release in store.releases() if live is None or release.number != live.number]
     removed, busy = [], []
-    for number in others[: len(others) - keep]:
+    for number in others[: max(0, len(others) - keep)]:
         try:
             store.remove(number, timeout=timeout)
             removed.append(number)
