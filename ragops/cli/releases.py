@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from ragops.cli import diff
 from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json, size, table
 
 app = typer.Typer(help="Sealed states of the collection: look, compare, go back, tidy up.", no_args_is_help=True)
+app.command("diff")(diff.command)
 
 
 @app.command("list")
