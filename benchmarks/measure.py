@@ -57,6 +57,16 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
     return found
 
 
+def versions_of(python: str | os.PathLike[str], packages: Sequence[str]) -> dict[str, str | None]:
+    """The versions in another environment."""
+    code = "import json, measure, sys; print(json.dumps(measure.versions(sys.argv[1:])))"
+    found = subprocess.run(
+        [python, "-c", code, *packages], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    versions: dict[str, str | None] = json.loads(found.stdout)
+    return versions
+
+
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
