@@ -15,7 +15,6 @@ import mmap
 import os
 import pickle
 import random
-import re
 import resource
 import shutil
 import signal
@@ -96,16 +95,16 @@ def create(kb: Path, model: str = "hash:64") -> None:
     from ragops.workspace import Workspace
 
     Workspace.create(kb)
+    edit_params(kb, "model: all-MiniLM-L6-v2 ", f'model: "{model}"')
+    edit_params(kb, "workers: 0 ", "workers: 1 ")
+    edit_params(kb, "keep: 5 ", f"keep: {KEEP} ")
+
+
+def edit_params(kb: Path, before: str, after: str) -> None:
     params = kb / "params.yaml"
-    changed = params.read_text("utf-8")
-    for pattern, value in (
-        (r"model: all-MiniLM-L6-v2 ", f'model: "{model}"'),
-        (r"workers: 0 ", "workers: 1 "),
-        (r"keep: 5 ", f"keep: {KEEP} "),
-    ):
-        changed, count = re.subn(pattern, value, changed)
-        assert count == 1, pattern
-    params.write_text(changed, "utf-8")
+    text = params.read_text("utf-8")
+    assert text.count(before) == 1, before
+    params.write_text(text.replace(before, after), "utf-8")
 
 
 def ingest(kb: Path, *arguments: str) -> None:
@@ -133,6 +132,8 @@ class Scenario:
     name: str
     prepare: Callable[[Path], None]
     act: tuple[str, ...]
+    newest: bool = True  # afterwards the live release is that of the dataset
+    settled: bool = True  # afterwards the dataset is that of `clean`
 
 
 def _prepare_first(place: Path) -> None:
@@ -162,9 +163,76 @@ def _prepare_rechunk(place: Path) -> None:
     create(place / "clean")
     ingest(place / "template", str(place / "corpus"))
     for kb in ("template", "clean"):
-        params = place / kb / "params.yaml"
-        params.write_text(params.read_text("utf-8").replace("size: null ", "size: 60 "), "utf-8")
+        edit_params(place / kb, "size: null ", "size: 60 ")
     ingest(place / "clean", str(place / "corpus"))
+
+
+def _prepare_permissions(place: Path) -> None:
+    """Every document gets a tenant: seen at once in every release, without a new one."""
+    first_corpus(place / "corpus")
+    for kb in ("template", "clean"):
+        create(place / kb)
+        ingest(place / kb, str(place / "corpus"))
+        edit_params(place / kb, "\n    connector: files", "\n    connector: files\n    tenant: acme")
+    ingest(place / "clean", "--rebuild")
+
+
+def _two_releases(place: Path) -> None:
+    """`template` holds the first corpus and then the edited one, `clean` only the latter."""
+    first_corpus(place / "corpus")
+    create(place / "template")
+    create(place / "clean")
+    ingest(place / "template", str(place / "corpus"))
+    edit_corpus(place / "corpus")
+    ingest(place / "template")
+    ingest(place / "clean", str(place / "corpus"))
+
+
+def _prepare_rollback(place: Path) -> None:
+    first_corpus(place / "corpus")
+    for kb in ("template", "clean"):
+        create(place / kb)
+        ingest(place / kb, str(place / "corpus"))
+    edit_corpus(place / "corpus")
+    ingest(place / "template")
+
+
+def _prepare_publish(place: Path) -> None:
+    _two_releases(place)
+    assert ragops("releases", "rollback", "1", "-w", str(place / "template")) == 0
+
+
+def _prepare_prune(place: Path) -> None:
+    first_corpus(place / "corpus")
+    for kb in ("template", "clean"):
+        create(place / kb)
+        edit_params(place / kb, f"keep: {KEEP} ", "keep: 9 ")
+    for n in range(4):
+        put(place / "corpus", "page.html", f"<p>Basic {n}, large 30</p>")
+        ingest(place / "template", str(place / "corpus"))
+    ingest(place / "clean", str(place / "corpus"))
+
+
+def _prepare_gc(place: Path) -> None:
+    _two_releases(place)
+    for kb in ("template", "clean"):
+        edit_params(place / kb, '"hash:64"', '"hash:32"')
+        ingest(place / kb)
+
+
+def _prepare_repair(place: Path) -> None:
+    """The newest release is gone, and the one before it is live."""
+    _two_releases(place)
+    store = place / "template/.ragops/store/main"
+    shutil.rmtree(store / "releases/00000002")
+    (store / "LIVE").write_text("1\n")
+
+
+def _prepare_damage(place: Path) -> None:
+    """A file of the dataset is damaged."""
+    _two_releases(place)
+    file = next((place / "template/data/dataset/documents").iterdir())
+    file.write_bytes(file.read_bytes()[:-10] + bytes(10))
 
 
 SCENARIOS = {
@@ -173,8 +241,16 @@ SCENARIOS = {
         Scenario("first", _prepare_first, ("ingest", "{place}/corpus")),
         Scenario("change", _prepare_change, ("ingest",)),
         Scenario("rechunk", _prepare_rechunk, ("ingest",)),
+        Scenario("permissions", _prepare_permissions, ("ingest",), newest=False),
+        Scenario("rollback", _prepare_rollback, ("releases", "rollback", "1"), newest=False, settled=False),
+        Scenario("publish", _prepare_publish, ("releases", "publish")),
+        Scenario("prune", _prepare_prune, ("releases", "prune", "--keep", "0")),
+        Scenario("gc", _prepare_gc, ("gc",)),
+        Scenario("repair", _prepare_repair, ("verify", "--repair")),
+        Scenario("damage", _prepare_damage, ("verify", "--repair")),
     )
 }
+INGESTS = ("first", "change", "rechunk")  # those that take every way
 
 
 # ---------------------------------------------------------------- looking
@@ -214,10 +290,13 @@ def look(kb: Path) -> Look | None:
         )  # fmt: skip
 
 
-def differences(found: Look, wanted: Look) -> list[str]:
-    """Between two looks: ids, payloads, vectors (1e-5), scores of exact and of word search (1e-5)."""
+def differences(found: Look, wanted: Look, *, sealed: bool = True) -> list[str]:
+    """Between two looks: ids, payloads, vectors (1e-5), scores of exact and of word search (1e-5).
+
+    `sealed`: the fingerprint too, which a release with today's permissions laid over does not change.
+    """
     wrong = []
-    if found.release != wanted.release:
+    if found.release[not sealed :] != wanted.release[not sealed :]:
         wrong.append(f"release {found.release} instead of {wanted.release}")
     missing, extra = wanted.payloads.keys() - found.payloads.keys(), found.payloads.keys() - wanted.payloads.keys()
     if missing or extra:
@@ -263,8 +342,12 @@ def keep(kb: Path) -> dict[str, Any]:
     }
 
 
-def whole(kb: Path) -> list[str]:
-    """What is wrong with the files of a workspace at rest: missing, damaged, left over."""
+def whole(kb: Path, *, newest: bool = True) -> list[str]:
+    """What is wrong with the files of a workspace at rest: missing or damaged.
+
+    `newest`: the live release must be that of the dataset.
+    """
+    from ragops.errors import StoreError
     from ragops.workspace import Workspace
     from ragops_pipelines.snapshot import Snapshot
     from ragops_pipelines.state import State
@@ -275,23 +358,22 @@ def whole(kb: Path) -> list[str]:
     for part in ("documents", "chunks", "vectors"):
         named = set(manifest[part] if part == "vectors" else manifest[part].values())
         there = {file.name for file in (data / "dataset" / part).iterdir()}
-        wrong += [f"dataset/{part}: {n} {what}" for what, ns in _apart(named, there) for n in ns]
+        wrong += [f"dataset/{part}/{name} is missing" for name in sorted(named - there)]
         for name in named & there:
             sha = _sha256(data / "dataset" / part / name)
             if not name.removesuffix(".parquet").endswith(sha[:12]):
                 wrong.append(f"dataset/{part}/{name} does not have its hash")
-    wrong += [f"snapshot: {problem}" for problem in _snapshot(kb, Snapshot(data / "snapshot"))]
+    snapshot = Snapshot(data / "snapshot")
+    for sha in _named(snapshot):
+        try:
+            snapshot.read(sha)
+        except StoreError as error:
+            wrong.append(error.message)
     with Workspace.open(kb) as workspace:
         store: Any = workspace.store
         wrong += store.check()
-        numbers = [release.number for release in store.releases()]
-        if len(numbers) > KEEP + 1:
-            wrong.append(f"releases {numbers} where {KEEP + 1} are kept")
-        folders = sorted(int(folder.name) for folder in (local / "store/main/releases").iterdir())
-        if folders != numbers:
-            wrong.append(f"release folders {folders} for releases {numbers}")
         live = store.live()
-        if live is None or live.fingerprint != manifest["fingerprint"]:
+        if newest and (live is None or live.fingerprint != manifest["fingerprint"]):
             wrong.append("the live release is not that of the dataset")
     state = State(local)
     try:
@@ -303,36 +385,48 @@ def whole(kb: Path) -> list[str]:
             wrong.append("points without a stored vector")
     finally:
         state.db.close()
-    left = [
-        file.relative_to(kb).as_posix()
-        for file in kb.rglob("*")
-        if file.name.endswith((".tmp", ".old")) or file.name.startswith("work.db")
-        or (file.name.startswith(".") and file.name not in (".ragops", ".gitignore", ".dvcignore", ".dvc"))
-    ]  # fmt: skip
-    return wrong + [f"left over: {name}" for name in left]
+    return wrong
 
 
-def _apart(named: set[str], there: set[str]) -> Iterator[tuple[str, list[str]]]:
-    yield "is missing", sorted(named - there)
-    yield "is a stray", sorted(there - named)
-
-
-def _snapshot(kb: Path, snapshot: Any) -> Iterator[str]:
+def strays(kb: Path) -> list[str]:
+    """What nobody needs any more and a run that comes to its end removes: files of the dead, releases beyond `keep`."""
     import polars as pl
 
-    from ragops.errors import StoreError
+    from ragops.workspace import Workspace
+    from ragops_pipelines.snapshot import Snapshot
+
+    data = kb / "data"
+    found = [
+        file.relative_to(kb).as_posix()
+        for file in kb.rglob("*")
+        if file.name.endswith((".tmp", ".old", ".draft")) or file.name.startswith("work.db")
+    ]
+    manifest = json.loads((data / "dataset/dataset.json").read_text("utf-8"))
+    for part in ("documents", "chunks", "vectors"):
+        named = set(manifest[part] if part == "vectors" else manifest[part].values())
+        there = {file.name for file in (data / "dataset" / part).iterdir()}
+        found += [f"dataset/{part}/{name}" for name in sorted(there - named)]
+    snapshot = Snapshot(data / "snapshot")
+    kept: set[str] = set()
+    for file in snapshot.objects.iterdir():
+        kept |= set(pl.read_parquet(file)["sha"]) if file.suffix == ".parquet" else {file.name}
+    found += [f"{sha[:12]} in the snapshot" for sha in sorted(kept - _named(snapshot))]
+    with Workspace.open(kb) as workspace:
+        numbers = [release.number for release in workspace.store.releases()]
+    folders = sorted(int(folder.name) for folder in (kb / ".ragops/store/main/releases").iterdir())
+    if len(numbers) > KEEP + 1:
+        found.append(f"releases {numbers} where {KEEP + 1} are kept")
+    if folders != numbers:
+        found.append(f"release folders {folders} for releases {numbers}")
+    return found
+
+
+def _named(snapshot: Any) -> set[str]:
+    """Hashes of the bytes that the snapshot's manifest names."""
+    import polars as pl
 
     rows = pl.read_parquet(snapshot.folder / "manifest.parquet")
-    named = {sha for column in ("raw_sha", "doc_raw_sha") for sha in rows[column] if sha is not None}
-    there: set[str] = set()
-    for file in snapshot.objects.iterdir():
-        there |= set(pl.read_parquet(file)["sha"]) if file.suffix == ".parquet" else {file.name}
-    yield from (f"{sha[:12]} is kept and not named" for sha in there - named)
-    for sha in named:
-        try:
-            snapshot.read(sha)
-        except StoreError as error:
-            yield error.message
+    return {sha for column in ("raw_sha", "doc_raw_sha") for sha in rows[column] if sha is not None}
 
 
 def _sha256(file: Path) -> str:
@@ -505,7 +599,7 @@ def _uninterrupted(
     code, _ = forked(lambda: ragops(*command), log).wait()
     seconds = time.perf_counter() - start
     assert code == 0, log.read_text()
-    _, wrong = forked(lambda: _compared(kb, reference), log).wait()
+    _, wrong = forked(lambda: _compared(kb, scenario, reference) + strays(kb), log).wait()
     shutil.rmtree(kb)
     return steps, unsafe, seconds, wrong if isinstance(wrong, list) else [f"no comparison:\n{log.read_text()}"]
 
@@ -514,14 +608,15 @@ def _command(scenario: Scenario, place: Path, kb: Path) -> list[str]:
     return [*(part.replace("{place}", str(place)) for part in scenario.act), "-w", str(kb)]
 
 
-def _compared(kb: Path, reference: Reference) -> list[str]:
+def _compared(kb: Path, scenario: Scenario, reference: Reference) -> list[str]:
     found = look(kb)
     if found is None:
         return ["nothing is published"]
-    wrong = differences(found, reference.after)
-    kept = keep(kb)
-    wrong += [f"{name} differs from a clean build's" for name, value in reference.kept.items() if kept[name] != value]
-    return wrong + whole(kb)
+    wrong = differences(found, reference.after, sealed=scenario.newest)
+    if scenario.settled:
+        kept = keep(kb)
+        wrong += [f"{name} is not a clean build's" for name, value in reference.kept.items() if kept[name] != value]
+    return wrong + whole(kb, newest=scenario.newest)
 
 
 def named(content: str, name: str) -> list[str] | None:
@@ -535,7 +630,7 @@ def named(content: str, name: str) -> list[str] | None:
     if base == "manifest.json" and "/releases/" in folder:
         return [os.path.join(folder, part) for part in json.loads(Path(content).read_bytes())["files"]]
     if base == "LIVE":
-        return [os.path.join(folder, f"releases/{int(Path(content).read_text()):08d}/manifest.json")]
+        return [os.path.join(folder, f"releases/{int(Path(content).read_text().split()[0]):08d}/manifest.json")]
     if base == "snapshot.json":
         packs = json.loads(Path(content).read_bytes())["packs"].values()
         return [os.path.join(folder, "objects", pack) for pack in packs]
@@ -571,10 +666,11 @@ class Trial:
 @dataclass(slots=True)
 class Outcome:
     ended: int = 0  # exit code of the struck run, negative for a signal
-    served: str = ""  # to readers after it: "none", "old", "new"
+    served: str = ""  # to readers after it: "none", "old", "new"; "same" where the command changes nothing for them
     computed: int = 0  # vectors, in both runs together
     needed: int = 0
     wrong: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)  # over, after the repeated run
     cpu: float = 0.0
     wall: float = 0.0
 
@@ -615,12 +711,12 @@ def _strike(
             os.killpg(child.pid, signal.SIGKILL)
     outcome.ended, _ = child.wait()
     said = log.read_text() if log.exists() else ""
-    again = forked(lambda: _again(kb, reference, command, filler), log)
+    again = forked(lambda: _again(kb, scenario, reference, command, filler), log)
     code, answer = again.wait()
     if answer is None:
         outcome.wrong.append(f"the look after it ended with {code}")
     else:
-        outcome.served, outcome.wrong = answer
+        outcome.served, outcome.wrong, outcome.left = answer
     outcome.wrong += _expected(trial, outcome, said)
     outcome.computed = COUNTER.value
     if outcome.computed > outcome.needed + BATCH:
@@ -631,13 +727,19 @@ def _strike(
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: str = "96m") -> Iterator[Path]:
+def small_disk(folder: Path, megabytes: int = 96) -> Iterator[Path]:
+    """An ext4 file system in a file: unlike in a tmpfs, reading a sparse file takes no space there."""
+    image = folder.with_suffix(".image")
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
     try:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+        image.unlink()
 
 
 def fill(file: Path, free: int) -> None:
@@ -672,36 +774,38 @@ def _expected(trial: Trial, outcome: Outcome, said: str) -> Iterator[str]:
         yield "it said that nothing was published, and something was"
 
 
-def _again(kb: Path, reference: Reference, command: Sequence[str], filler: Path | None = None) -> tuple[str, list[str]]:
-    """(what readers get after the death, what is wrong there or after the repeated run)."""
-    wrong: list[str] = []
-    found = look(kb)
-    if found is None:
-        served = "none"
-        if reference.before is not None:
-            wrong.append("no release is live any more")
-    elif found.release[0] == reference.after.release[0]:
-        served = "new"
-        wrong += [f"after the death: {what}" for what in differences(found, reference.after)]
-    else:
-        served = "old"
-        if reference.before is None:
-            wrong.append("a release is live that nobody made")
-        else:
-            wrong += [f"after the death: {what}" for what in differences(found, reference.before)]
+def _again(
+    kb: Path, scenario: Scenario, reference: Reference, command: Sequence[str], filler: Path | None
+) -> tuple[str, list[str], list[str]]:
+    """(what readers get after the death, what is wrong there or after the repeated run, what is left over)."""
+    served, wrong = _served(look(kb), reference, sealed=scenario.newest)
     if filler is not None:
         filler.unlink()
     COUNTER.watch()
     if (code := ragops(*command)) != 0:
-        return served, [*wrong, f"the run after it ended with {code}"]
-    wrong += _compared(kb, reference)
+        return served, [*wrong, f"the run after it ended with {code}"], []
+    wrong += _compared(kb, scenario, reference)
+    left = strays(kb)
     before = files(kb)
     if (code := ragops(*command)) != 0:
         wrong.append(f"the third run ended with {code}")
-    if before != (now := files(kb)):
+    if scenario.act[0] == "ingest" and before != (now := files(kb)):
         changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         wrong.append(f"a run without news wrote {changed[:5]}")
-    return served, wrong
+    return served, wrong, left
+
+
+def _served(found: Look | None, reference: Reference, *, sealed: bool) -> tuple[str, list[str]]:
+    """What readers get, and what is wrong with it: it must be all of the old or all of the new."""
+    if found is None:
+        return "none", [] if reference.before is None else ["no release is live any more"]
+    to_new = differences(found, reference.after, sealed=sealed)
+    if reference.before is None:
+        return "new", [f"after the death: {what}" for what in to_new]
+    to_old = differences(found, reference.before, sealed=sealed)
+    if not to_old:
+        return "old" if to_new else "same", []
+    return "new", [f"after the death: {what}" for what in min(to_old, to_new, key=len)]
 
 
 COUNTER = Counter()

@@ -289,8 +289,8 @@ class PowerLoss:
 
     The bytes of a file are safe once it was synced as it is now, its name once its folder was synced with it in it;
     what was there before the run is safe. `names` knows the pointers, the files that make other files count: (where
-    a pointer's bytes are, the name it gets) -> the files it names, or None for what is no pointer. The state's COMMIT
-    promises what the pointers called `promised` will say: what those name must be safe by then.
+    a pointer's bytes are, the name it gets) -> the files it names, or None for what is no pointer. A commit of
+    the state promises what the pointers called `promised` will say: what those name must be safe by then.
     """
 
     def __init__(
@@ -318,7 +318,7 @@ class PowerLoss:
             self._rename(step)
         elif step.verb in ("create", "mkdir") and step.done:
             self._entries.discard(step.path)
-        elif step.label == "COMMIT state.db" and not step.done:
+        elif step.path == "state.db" and step.verb not in ("BEGIN", "ROLLBACK") and not step.done:
             self._pointers_are_safe(step.label)
             self._committed = set(self._bytes), set(self._entries)
 
