@@ -3,14 +3,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ragops.errors import UsageError
-from ragops.stores.filters import Every, Numbers, Texts, for_edge, for_server, parse
+from ragops.stores.filters import Either, Every, Numbers, Texts, for_edge, for_server, parse
+from ragops.stores.permissions import payload, rewritten
+from ragops.types import Permission
 
 
 # ---------------------------------------------------------------- the form
@@ -157,41 +159,45 @@ def meaning(filter: Mapping[str, Any], payload: Mapping[str, Any]) -> bool:
     )
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Callable[[Any], set[int]]]]:
+Engine: TypeAlias = Callable[[Every | None], set[int]]
+
+
+def both_engines(path: str, payloads: list[dict[str, Any]], indexed: tuple[str, ...]) -> Iterator[dict[str, Engine]]:
     import qdrant_edge as edge
     from qdrant_client import QdrantClient, models
 
-    ids = [str(uuid.UUID(int=number + 1)) for number in range(len(payloads()))]
-    path = str(tmp_path_factory.mktemp("shard"))
+    ids = [str(uuid.UUID(int=number + 1)) for number in range(len(payloads))]
     config = edge.EdgeConfig(
         vectors={"v": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}, wal_enabled=False
     )
     shard = edge.EdgeShard.create(path, config)
-    for name in ("tenant", "groups"):
+    for name in indexed:
         shard.update(edge.UpdateOperation.create_field_index(name, edge.KeywordIndexParams()))
-    points = [edge.Point(id, {"v": [1.0]}, payload) for id, payload in zip(ids, payloads(), strict=True)]
+    points = [edge.Point(id, {"v": [1.0]}, payload) for id, payload in zip(ids, payloads, strict=True)]
     shard.update(edge.UpdateOperation.upsert_points(points))
     client = QdrantClient(":memory:")
     client.create_collection("c", vectors_config={"v": models.VectorParams(size=1, distance=models.Distance.DOT)})
-    client.upsert(
-        "c",
-        [
-            models.PointStruct(id=id, vector={"v": [1.0]}, payload=payload)
-            for id, payload in zip(ids, payloads(), strict=True)
-        ],
-    )
+    structs = [
+        models.PointStruct(id=id, vector={"v": [1.0]}, payload=payload)
+        for id, payload in zip(ids, payloads, strict=True)
+    ]
+    client.upsert("c", structs)
 
-    def on_edge(filter: Any) -> set[int]:
-        found, _ = shard.scroll(edge.ScrollRequest(limit=1000, filter=for_edge(parse(filter))))
+    def on_edge(tree: Every | None) -> set[int]:
+        found, _ = shard.scroll(edge.ScrollRequest(limit=1000, filter=for_edge(tree)))
         return {uuid.UUID(str(record.id)).int - 1 for record in found}
 
-    def on_local(filter: Any) -> set[int]:
-        found, _ = client.scroll("c", limit=1000, scroll_filter=for_server(parse(filter)))
+    def on_local(tree: Every | None) -> set[int]:
+        found, _ = client.scroll("c", limit=1000, scroll_filter=for_server(tree))
         return {uuid.UUID(str(record.id)).int - 1 for record in found}
 
     yield {"edge": on_edge, "local": on_local}
     shard.close()
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    yield from both_engines(str(tmp_path_factory.mktemp("shard")), payloads(), ("tenant", "groups"))
 
 
 texts = st.sampled_from([value for value in VALUES if isinstance(value, str)] + ["nothing"])
@@ -208,36 +214,127 @@ own = st.one_of(
     own_value, ranges(numbers), ranges(dates), st.fixed_dictionaries({"in": st.lists(own_value, max_size=3)})
 )
 page = st.one_of(st.sampled_from([1, 2, 2.0, 9]), ranges(numbers), st.just({"in": [1, 7]}))
-text = st.one_of(
-    st.sampled_from(["acme", "g1", "g2", "x"]),
-    st.fixed_dictionaries({"in": st.lists(st.sampled_from(["acme", "g1", "g2"]), max_size=2)}),
-    st.fixed_dictionaries({"exists": st.booleans()}),
-)
+tenants = st.sampled_from(["acme", "globex", "", "x"])
+some_groups = st.sampled_from(["g1", "g2", "", "acme", "x"])
+
+
+def text(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    conditions = {"in": st.lists(values, max_size=3), "exists": st.booleans()}
+    return st.one_of(values, st.fixed_dictionaries({}, optional=conditions).filter(bool))
+
+
 flat = st.fixed_dictionaries(
-    {}, optional={"tenant": text, "groups": text, "page": page} | dict.fromkeys(NAMES, own)
+    {}, optional={"tenant": text(tenants), "groups": text(some_groups), "page": page} | dict.fromkeys(NAMES, own)
 ).filter(bool)
-nested = st.recursive(
-    flat,
-    lambda inner: st.tuples(flat, st.lists(inner, min_size=1, max_size=3)).map(lambda both: both[0] | {"any": both[1]}),
-    max_leaves=4,
-)
+
+
+def nested_of(flat: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    def around(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+        return st.tuples(flat, st.lists(inner, min_size=1, max_size=3)).map(lambda both: both[0] | {"any": both[1]})
+
+    either = st.lists(flat, min_size=1, max_size=3).map(lambda parts: {"any": parts})
+    return st.recursive(st.one_of(flat, either), around, max_leaves=4)
+
+
+nested = nested_of(flat)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(filter=st.one_of(flat, nested, st.lists(nested, min_size=1, max_size=3).map(lambda parts: {"any": parts})))
-def test_both_engines_do_what_the_form_says(
-    engines: dict[str, Callable[[Any], set[int]]], filter: dict[str, Any]
-) -> None:
+def test_both_engines_do_what_the_form_says(engines: dict[str, Engine], filter: dict[str, Any]) -> None:
     expected = {number for number, payload in enumerate(payloads()) if meaning(filter, payload)}
     for name, found in engines.items():
-        assert found(filter) == expected, name
+        assert found(parse(filter)) == expected, name
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [value for value in VALUES if value is not None and not isinstance(value, list)])
-def test_each_value_finds_itself(engines: dict[str, Callable[[Any], set[int]]], name: str, value: Any) -> None:
+def test_each_value_finds_itself(engines: dict[str, Engine], name: str, value: Any) -> None:
     filter = {name: value}
     expected = {number for number, payload in enumerate(payloads()) if meaning(filter, payload)}
     assert expected
     for found in engines.values():
-        assert found(filter) == expected
+        assert found(parse(filter)) == expected
+
+
+# ---------------------------------------------------------------- under today's permissions
+DOCUMENTS = ["d1", "d2", "d3", "d4", "d5"]
+SEALED: list[dict[str, Any]] = [
+    {"document_id": document, "tenant": tenant, "groups": groups, "page": page}
+    for page, (document, tenant, groups) in enumerate(
+        (document, tenant, groups)
+        for document in DOCUMENTS
+        for tenant in ("acme", "globex", "")
+        for groups in ([], ["g1"], ["g1", "g2"], [""])
+    )
+] + [{"document_id": document, "meta": {"v": "red"}} for document in DOCUMENTS]
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    yield from both_engines(str(tmp_path_factory.mktemp("sealed")), SEALED, ("tenant", "groups", "document_id"))
+
+
+permission = st.tuples(tenants, st.lists(some_groups, max_size=2).map(tuple))
+permission_filters = nested_of(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "tenant": text(tenants),
+            "groups": text(some_groups),
+            "page": ranges(st.sampled_from([3, 30])),
+            "document_id": text(st.sampled_from(DOCUMENTS)),
+            "meta.v": st.sampled_from(["red", "blue"]),
+        },
+    ).filter(bool)
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(filter=permission_filters, today=st.dictionaries(st.sampled_from([*DOCUMENTS, "elsewhere"]), permission))
+def test_permissions_over_a_sealed_release_are_as_if_written(
+    sealed: dict[str, Engine], filter: dict[str, Any], today: dict[str, Permission]
+) -> None:
+    tree = rewritten(parse(filter), today)
+    written = [payload(each, today) for each in SEALED]
+    expected = {number for number, each in enumerate(written) if meaning(filter, each)}
+    for name, found in sealed.items():
+        assert found(tree) == expected, name
+
+
+@pytest.mark.parametrize("name", ["tenant", "groups"])
+@pytest.mark.parametrize(
+    "condition",
+    ["acme", "", "g1", {"in": []}, {"in": ["acme", "g2"]}, {"in": ["", "x"]}, {"exists": True}, {"exists": False},
+     {"in": ["acme", "", "g1"], "exists": True}],
+)  # fmt: skip
+def test_each_condition_under_each_permission(sealed: dict[str, Engine], name: str, condition: Any) -> None:
+    every: list[Permission] = [
+        (tenant, groups) for tenant in ("acme", "", "x") for groups in ((), ("g1",), ("g2", "g1"), ("",))
+    ]
+    for filter in ({name: condition}, {"any": [{name: condition, "page": {"gte": 30}}, {"meta.v": "red"}]}):
+        for start in range(0, len(every), len(DOCUMENTS) - 1):
+            today = dict(zip(DOCUMENTS, every[start:], strict=False))
+            written = [payload(each, today) for each in SEALED]
+            expected = {number for number, each in enumerate(written) if meaning(filter, each)}
+            for engine, found in sealed.items():
+                assert found(rewritten(parse(filter), today)) == expected, engine
+
+
+def test_a_filter_that_does_not_ask_for_permissions_stays(sealed: dict[str, Engine]) -> None:
+    today: dict[str, Permission] = {"d1": ("acme", ())}
+    for filter in ({"page": 1}, {"any": [{"meta.v": "red"}, {"document_id": "d1"}]}):
+        assert rewritten(parse(filter), today) is not None
+        assert rewritten(parse(filter), today) == parse(filter)
+    assert rewritten(None, today) is None
+    assert rewritten(parse({"tenant": "acme"}), {}) == parse({"tenant": "acme"})
+
+
+def test_a_rewritten_filter_grows_with_itself_not_with_the_permissions() -> None:
+    """Every document has permissions of its own: what is left of the filter is one of few things."""
+    today: dict[str, Permission] = {f"d{i}": (f"t{i}", (f"g{i}",)) for i in range(1000)}
+    tree = rewritten(parse({"any": [{"tenant": "t3", "page": 1}, {"groups": "g4"}]}), today)
+    assert tree is not None
+    [either] = tree.parts
+    assert isinstance(either, Either)
+    assert len(either.parts) == 3  # not in today's, page 1 of d3, all of d4
