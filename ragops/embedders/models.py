@@ -61,7 +61,7 @@ class ModelFiles:
         entries = []
         for path in (*_configuration(self.folder), *self.weights) if self.kind == "folder" else ():
             stat = path.stat()
-            entries.append([path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns])
+            entries.append([str(path)[len(str(self.folder)) + 1 :], stat.st_size, stat.st_mtime_ns])
         return ids.composite("model_files", [self.name, sorted(entries)])
 
 
@@ -166,6 +166,7 @@ def _hub(name: str) -> Path:
         ) from error
 
 
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _INSTALL = "pip install 'ragops[ingest]'"
 
 
@@ -175,10 +176,9 @@ def _files(name: str, folder: Path, pin: str = "") -> ModelFiles:
     parts = [folder / part for part in _module_folders(folder)]
     weights: list[Path] = []
     for number, part in enumerate(parts):
-        found = sorted(part.glob("model*.safetensors"))
-        pickles = [
-            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt") for path in part.glob(pattern)
-        ]
+        names = _names(part)
+        found = [part / name for name in names if name.startswith("model") and name.endswith(".safetensors")]
+        pickles = [name for name in names if name.endswith(_PICKLES)]
         if not found and (pickles or number == 0):
             what = f"only {pickles[0]}, which can run code when loaded" if pickles else "no model.safetensors"
             raise ModelError(
@@ -214,7 +214,16 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 
 
 def _configuration(folder: Path) -> list[Path]:
-    return [path for part in _module_folders(folder) for path in sorted((folder / part).glob("*.json"))]
+    parts = [folder / part for part in _module_folders(folder)]
+    return [part / name for part in parts for name in _names(part) if name.endswith(".json")]
+
+
+def _names(folder: Path) -> list[str]:
+    """Sorted; none where there is no such folder. Listed once: a run without news has little else to do."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _json(path: Path) -> Any:
