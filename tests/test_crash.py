@@ -28,6 +28,8 @@ from tests.conftest import Result, answer, use_model, write_corpus
 from tests.crash import INGESTS, SCENARIOS, Farm, Outcome, Trial
 from tests.injector import PowerLoss, Step
 
+pytestmark = pytest.mark.timeout(1200)  # a hundred kills count as one test: they are made side by side
+
 Ragops = Callable[..., Result]
 Struck: TypeAlias = list[tuple[Trial, Outcome]]
 #: kills per scenario in the fast tests
