@@ -17,6 +17,7 @@ import qdrant_edge as edge
 from ragops.errors import StoreError, UsageError
 from ragops.workspace import Workspace
 from ragops_pipelines import run as run_module
+from ragops_pipelines.job import HeldBack
 from tests.conftest import Result, answer, settle, write_corpus
 
 PAGES = {f"page{i}.md": f"# Page {i}\n\nPenguins number {i} swim well.\n" for i in range(6)}
@@ -311,6 +312,29 @@ def test_a_damaged_dataset_is_made_again(workspace: Workspace, pages: Path) -> N
         assert "damaged" in found.findings[-1]
         assert workspace.verify(repair=True).ok
     assert workspace.store.live().fingerprint == fingerprint  # type: ignore[union-attr]
+
+
+def test_damaged_bytes_in_the_snapshot_are_read_again(workspace: Workspace, pages: Path) -> None:
+    workspace.ingest(pages)
+    pack = next((workspace.data / "snapshot" / "objects").glob("*.parquet"))
+    pack.write_bytes(b"PAR1" + bytes(100))
+    assert [str(pack) in finding for finding in workspace.verify().findings] == [True]
+    edit(pages, "page0.md", "# Page 0\n\nPenguins, later.\n")
+    with pytest.raises(StoreError, match="cannot be read"):
+        workspace.ingest()
+    assert workspace.verify(repair=True).ok
+    assert workspace.ingest().noop
+
+
+def test_a_repair_asks_before_it_deletes(workspace: Workspace, tmp_path: Path) -> None:
+    many = write_corpus(tmp_path / "many", {f"{i}.txt": f"text {i}" for i in range(30)})
+    workspace.ingest(many)
+    next((workspace.data / "dataset" / "chunks").iterdir()).unlink()
+    for i in range(20):
+        (many / f"{i}.txt").unlink()
+    with pytest.raises(HeldBack):
+        workspace.verify(repair=True)
+    assert len(contents(workspace)) == 30
 
 
 def test_the_dataset_of_another_model_is_not_taken_for_the_release(tmp_path: Path, pages: Path) -> None:

@@ -157,7 +157,7 @@ def _run(
         if visible or anew or not same:
             with ledger.timed("dataset"):
                 ledger.progress("dataset", 0)
-                due["snapshot"], written["snapshot"] = job.snapshot.write(state)
+                due["snapshot"], written["snapshot"] = job.snapshot.write(state, anew=anew)
                 due["dataset"], written["dataset"] = job.dataset.write(
                     state, job.cache, state.get("recipe"), fingerprint, anew=anew, trusted=trusted
                 )

@@ -47,6 +47,11 @@ def write_named(frame: pl.DataFrame, folder: Path, name: str, compression: Compr
     return final, len(data)
 
 
+def is_named(name: str, digest: str) -> bool:
+    """Whether the name that `write_named` gave belongs to content of this hash."""
+    return name.rpartition("-")[2] == f"{ids.short(digest)}.parquet"
+
+
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:
     """The same rows give the same bytes; a crash leaves the old file or the new one."""
     draft = file.with_name(f".{file.name}.tmp")

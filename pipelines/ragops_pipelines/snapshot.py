@@ -15,6 +15,7 @@ from ragops_pipelines import shards
 from ragops_pipelines.state import State
 
 SCHEMA = 1
+MEND = "Run `ragops verify --repair`: it is read again."
 LARGE = 1 << 20  # bytes; larger objects have a file each
 
 
@@ -42,13 +43,14 @@ class Snapshot:
         """Of what `snapshot.json` says, or None where there is none: tells whether it is still the recorded one."""
         return durable.digest(self.file)
 
-    def write(self, state: State) -> tuple[str, int]:
+    def write(self, state: State, *, anew: bool = False) -> tuple[str, int]:
         """Write the packs that `state.sources` asks for, beside those that count now.
 
+        `anew`: what can be read was read; of the packs that count now, damaged ones are passed over.
         Returns what `adopt` puts into snapshot.json to make them count, and the bytes written.
         """
         self.objects.mkdir(parents=True, exist_ok=True)
-        packs, count, written = self._write_packs(state)
+        packs, count, written = self._write_packs(state, anew=anew)
         durable.sync(self.objects)
         value = {"schema": SCHEMA, "sources": state.count("sources"), "count": count, "packs": packs}
         return json.dumps(value, indent=1, sort_keys=True) + "\n", written
@@ -97,21 +99,43 @@ class Snapshot:
                 )
             data = found["data"][0]
         if ids.sha256(data) != sha:
-            raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", "Run `ragops ingest --rebuild`.")
+            raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", MEND)
         return data
 
-    def _write_packs(self, state: State) -> tuple[dict[str, str], int, int]:
+    def check(self, state: State) -> list[str]:
+        """What is wrong with the bytes that are kept, by their hashes; empty when nothing is."""
+        try:
+            packs, _ = self._layout()
+        except StoreError as error:
+            return [error.message]
+        found = []
+        for name in packs.values():
+            digest = durable.digest(self.objects / name)
+            if digest is None or not shards.is_named(name, digest):
+                found.append(f"{self.objects / name} is {'missing' if digest is None else 'damaged'}")
+        for sha in sorted(_named(state)):
+            file = self.objects / sha
+            if file.exists() and durable.digest(file) != sha:
+                found.append(f"{file} is damaged")
+        return found
+
+    def _write_packs(self, state: State, *, anew: bool) -> tuple[dict[str, str], int, int]:
         import polars as pl
 
         live = _named(state)
-        old, old_count = self._layout()
+        try:
+            old, old_count = self._layout()
+        except StoreError:
+            if not anew:
+                raise
+            old, old_count = {}, 1
         count = shards.shard_count(len(live))
         staged: dict[int, list[str]] = {}
         for (sha,) in state.db.execute("SELECT sha FROM work.objects ORDER BY sha"):
             if sha in live:
                 staged.setdefault(shards.prefix(sha) % count, []).append(sha)
         gone = [row[0] for row in state.db.execute("SELECT sha FROM work.old_objects")]
-        everything = count != old_count
+        everything = anew or count != old_count
         touched = (
             set(range(count))
             if everything
@@ -120,7 +144,7 @@ class Snapshot:
         packs = {} if everything else dict(old)
         written = 0
         for shard in sorted(touched):
-            rows = dict(self._old_rows(shard, count, old, old_count, live))
+            rows = dict(self._old_rows(shard, count, old, old_count, live, anew=anew))
             for sha in staged.get(shard, ()):
                 rows[sha] = state.db.execute("SELECT data FROM work.objects WHERE sha = ?", (sha,)).fetchone()[0]
             packs.pop(f"{shard:03x}", None)
@@ -131,13 +155,20 @@ class Snapshot:
         return packs, count, written
 
     def _old_rows(
-        self, shard: int, count: int, old: Mapping[str, str], old_count: int, live: set[str]
+        self, shard: int, count: int, old: Mapping[str, str], old_count: int, live: set[str], *, anew: bool
     ) -> Iterator[tuple[str, bytes]]:
         import polars as pl
 
         for source in shards.sources_of(shard, count, old_count):
-            file = self.objects / old.get(f"{source:03x}", "none")
-            for sha, data in pl.read_parquet(file).rows() if file.exists() else ():
+            if (name := old.get(f"{source:03x}")) is None:
+                continue
+            try:
+                rows = pl.read_parquet(self.objects / name).rows()
+            except (OSError, pl.exceptions.PolarsError) as error:
+                if anew:
+                    continue
+                raise StoreError(f"{self.objects / name} cannot be read: {error}", MEND) from error
+            for sha, data in rows:
                 if sha in live and shards.prefix(sha) % count == shard:
                     yield sha, data
 
@@ -154,7 +185,7 @@ class Snapshot:
         except FileNotFoundError:
             return {}, 1
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.file} is damaged: {error}", "Run `ragops ingest --rebuild`.") from error
+            raise StoreError(f"{self.file} is damaged: {error}", MEND) from error
 
 
 def _named(state: State) -> set[str]:

@@ -67,6 +67,7 @@ def verify(job: Job) -> Verification:
     recorded = job.state.get("dataset_sha")
     if job.state.get("due") is not None:
         findings.append("the last run did not end: the next `ragops ingest` finishes it")
+    findings += job.snapshot.check(job.state)
     try:
         manifest = job.dataset.manifest()
     except StoreError as error:
@@ -113,15 +114,19 @@ def repair(job: Job, found: Verification) -> Verification:
     """Mend what `verify` found, and verify again. Raises RagopsError.
 
     A sound dataset is loaded into a new release; a damaged one is made again from the sources, with what is remembered.
+    Like any ingest, that may be held back for consent to deletes.
     """
     if found.ok:
         return found
-    if not found.dataset_sound or job.dataset.digest() != job.state.get("dataset_sha"):
-        ingest(replace(job, options=replace(job.options, rebuild=True, allow_deletes=True)))
-    else:
-        finish(job, recovering=True)
+    if not found.dataset_sound or job.snapshot.check(job.state):
+        ingest(replace(job, options=replace(job.options, rebuild=True)))
+    else:  # a dataset or a store of another day is brought up to date by any run
+        ingest(job)
+    again = verify(job)
+    if not again.ok and again.dataset_sound:
         _reload(job)
-    return replace(verify(job), repaired=True)
+        again = verify(job)
+    return replace(again, repaired=True)
 
 
 def _reload(job: Job) -> None:
