@@ -80,6 +80,7 @@ class _Block:
     end: int  # where the next one starts
     page: int | None
     pieces: list[_Piece]
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +219,15 @@ class Chunker:
         sections: list[_Section] = []
         path: tuple[_Label, ...] = ()
         bare = False  # the last section is headings alone
+        text, whole = parsed.text, self._whole_chars
         for span, start, end in _tiles(parsed):
-            block = _Block(span.kind, start, end, span.page, self._first_pieces(parsed.text, span.kind, start, end))
-            if span.kind == "heading":
-                label = _Label(_label(parsed.text[start:end]), start, max(span.level, 1))
+            kind = span.kind
+            pieces = (
+                [_Piece(start, end, _BLOCK, 0)] if end - start <= whole else self._cut_first(text, kind, start, end)
+            )
+            block = _Block(kind, start, end, span.page, pieces)
+            if kind == "heading":
+                label = _Label(_label(text[start:end]), start, max(span.level, 1))
                 outer = tuple(other for other in path if other.level < label.level)
                 deeper = bare and len(outer) == len(path)
                 path = (*outer, label)
@@ -238,9 +244,7 @@ class Chunker:
                 bare = False
         return sections
 
-    def _first_pieces(self, text: str, kind: BlockKind, start: int, end: int) -> list[_Piece]:
-        if end - start <= self._whole_chars:
-            return [_Piece(start, end, _BLOCK, 0)]
+    def _cut_first(self, text: str, kind: BlockKind, start: int, end: int) -> list[_Piece]:
         pieces = _cut(_Piece(start, end, _BLOCK, 0), kind, text, 0)
         if any(piece.end - piece.start > self._max_chars for piece in pieces):
             return [part for piece in pieces for part in _slices(piece, text, self._max_chars)]
@@ -276,17 +280,19 @@ class Chunker:
         for work in works:
             for section in work.sections:
                 for block in section.blocks:
-                    section.tokens += sum(piece.tokens for piece in block.pieces)
+                    block.tokens = sum([piece.tokens for piece in block.pieces])
+                    section.tokens += block.tokens
                 first, last = section.blocks[0], section.blocks[-1]
                 if section.tokens <= section.budget and last.end - first.start <= self._max_chars:
                     continue  # one chunk, or a part of one
                 limit = section.budget
                 for block in section.blocks:
-                    tokens = sum(piece.tokens for piece in block.pieces)
+                    tokens = block.tokens
                     if self._overlap:
                         jobs.append((work, block, min(limit, max(section.overlap, 1))))
                     elif tokens <= limit and block.end - block.start <= self._max_chars:
-                        block.pieces = [_Piece(block.start, block.end, _BLOCK, 0, tokens)]
+                        if len(block.pieces) > 1:
+                            block.pieces = [_Piece(block.start, block.end, _BLOCK, 0, tokens)]
                     else:
                         jobs.append((work, block, limit))
                     # What follows a heading must fit beside it, or the heading would stand alone.
@@ -380,22 +386,19 @@ class Chunker:
 
     def _pack(self, section: _Section) -> list[tuple[int, int, int | None, bool]]:
         """Start, end, page and exactness of each chunk of a section: as full as good borders allow."""
-        starts: list[int] = []
-        borders: list[int] = []
-        pages: list[int | None] = []
-        tokens: list[int] = [0]
-        after_heading = False
-        for block in section.blocks:
-            for piece in block.pieces:
-                starts.append(piece.start)
-                borders.append(_NEVER if after_heading else piece.border)
-                pages.append(block.page)
-                tokens.append(piece.tokens)
-                after_heading = False
-            after_heading = block.kind == "heading"
-        last = len(starts)
-        starts.append(section.blocks[-1].end)
-        total = list(accumulate(tokens))
+        blocks = section.blocks
+        pieces = [piece for block in blocks for piece in block.pieces]
+        pages = [block.page for block in blocks for _ in block.pieces]
+        borders = [piece.border for piece in pieces]
+        at = 0
+        for block in blocks:  # none between a heading and what follows it
+            at += len(block.pieces)
+            if block.kind == "heading" and at < len(pieces):
+                borders[at] = _NEVER
+        last = len(pieces)
+        starts = [piece.start for piece in pieces]
+        starts.append(blocks[-1].end)
+        total = list(accumulate([piece.tokens for piece in pieces], initial=0))
         stretches: list[tuple[int, int, int | None, bool]] = []
         at = 0  # the first piece that is not in a chunk yet
         while at < last:
