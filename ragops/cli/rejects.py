@@ -25,6 +25,8 @@ def list_rejects(workspace: WorkspaceOption = None, json: JsonOption = False) ->
         return
     for reject in rejects:
         print(f"{reject['uri']}\n   {reject['stage']}: {reject['code']}: {reject['reason']}")
+        if reject["hint"]:
+            print(f"   {reject['hint']}")
     print(f"{len(rejects)} rejected" + ("; see one: ragops rejects show URI" if rejects else ""))
 
 
