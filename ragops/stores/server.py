@@ -136,6 +136,11 @@ class QdrantStore:
             payload = record.payload or {}
             yield PointRow(str(record.id), payload["chunk_id"], payload["document_id"], "", payload.get("uri") or "")
 
+    def work(self, number: int) -> dict[str, int]:
+        """What sealing a release cost: points copied of the base, points added."""
+        with self._errors():
+            return dict(self._manifest(number).work)
+
     def check(self, number: int | None = None) -> list[str]:
         """Whether each sealed release has its collection and its count of points, and LIVE its release."""
         found = []
