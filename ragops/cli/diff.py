@@ -18,8 +18,8 @@ CHUNKS_A_LINE = 4
 
 
 def command(
-    a: Annotated[int | None, typer.Argument(help="A release; default: the one kept before B.")] = None,
-    b: Annotated[int | None, typer.Argument(help="A later one; default: the live release.")] = None,
+    a: Annotated[int | None, typer.Argument(metavar="[A]", help="A release; default: the one kept before B.")] = None,
+    b: Annotated[int | None, typer.Argument(metavar="[B]", help="A later one; default: the live release.")] = None,
     query: Annotated[
         str | None, typer.Option("-q", "--query", help="Say too which hits of this question moved, and why.")
     ] = None,

@@ -163,7 +163,7 @@ def _release(store: Store, number: int) -> Release:
     if number not in kept:
         raise UsageError(
             f"there is no release {number}; kept are {', '.join(map(str, kept)) or 'none'}",
-            "Older ones are removed beyond release.keep; `ragops status` lists them.",
+            "Older ones are removed beyond release.keep; `ragops releases list` lists them.",
         )
     return kept[number]
 

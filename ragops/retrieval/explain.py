@@ -44,7 +44,7 @@ class HitChange:
     rank_b: int | None
     a: Hit | None
     b: Hit | None
-    came: int  # other hits that stand before it in B and did not in A; 0 for a passage of one release only
+    came: int  # other hits that stand before it in B and did not in A; 0 where it is not there in both, or hidden
     left: int  # other hits that stood before it in A and do not in B; likewise
 
     @property
@@ -148,7 +148,7 @@ def explain(
             reasons = ["others", *itself]
         else:
             reasons = itself
-        came, left = (0, 0) if a is None or b is None else _sides(i, j, len(old), len(new), joined)
+        came, left = (0, 0) if hidden or a is None or b is None else _sides(i, j, len(old), len(new), joined)
         return HitChange(move, tuple(reasons), rank_a, rank_b, seen_a, seen_b, came, left)
 
     backwards = {j: i for i, j in joined.items()}
