@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import types
 import typing
@@ -106,7 +107,9 @@ def load(file: Path) -> Settings:
     return parse(text, file.name)
 
 
+@functools.lru_cache(maxsize=4)  # an ingest looks again once it has the lock
 def parse(text: str, name: str = FILE) -> Settings:
+    """The settings in the text of params.yaml. Raises ConfigError."""
     value, where = _read_yaml(text, name)
     if value is None:
         value = {}
