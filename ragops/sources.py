@@ -34,7 +34,7 @@ def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str
     target = path.resolve()
     connector = "files"
     if target.is_file():
-        from ragops_connectors.records import SUFFIXES
+        from ragops_connectors.rows import SUFFIXES
 
         if not target.name.lower().endswith(tuple(ending for endings in SUFFIXES.values() for ending in endings)):
             raise UsageError(
