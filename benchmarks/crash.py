@@ -1,6 +1,6 @@
 """The crash matrix: a run killed at every kind of step, what readers got after it, and what the next run made of it.
 
-    python benchmarks/crash.py [--all] [--random N] [--processes N] [--out FILE]
+    python benchmarks/crash.py [--all] [--most N] [--random N] [--processes N] [--out FILE]
 
 Steps, scenarios and what must come out are those of tests/test_crash.py (see tests/crash.py): `first` is a first
 ingest of 59 files, `change` one that edits, shortens, deletes, adds, moves, copies, mends and breaks files at once,
@@ -32,9 +32,9 @@ PACKAGES = ("ragops", "polars", "qdrant-edge-py", "numpy")
 SERVED = ("none", "old", "new", "same")
 
 
-def chosen(farm: crash.Farm, name: str, *, everything: bool, moments: int) -> list[Trial]:
+def chosen(farm: crash.Farm, name: str, *, everything: bool, most: int, moments: int) -> list[Trial]:
     steps = farm.prepared[name]["steps"]
-    trials = crash.every(name, steps) if everything else crash.first_and_last(name, steps)
+    trials = crash.sample(crash.every(name, steps) if everything else crash.first_and_last(name, steps), most)
     if name not in crash.INGESTS:
         return trials
     trials += crash.random_moments(name, farm.prepared[name]["seconds"], moments)
@@ -67,6 +67,7 @@ def kind(trial: Trial) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--all", action="store_true", help="before and after every single step")
+    parser.add_argument("--most", type=int, default=10_000, help="steps per scenario, evenly chosen")
     parser.add_argument("--random", type=int, default=30, help="random moments per scenario")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=measure.RESULTS / "crash.json")
@@ -80,7 +81,7 @@ def main() -> None:
         with crash.Farm(folder, options.processes) as farm:
             farm.prepare(*crash.SCENARIOS)
             for name, known in farm.prepared.items():
-                trials = chosen(farm, name, everything=options.all, moments=options.random)
+                trials = chosen(farm, name, everything=options.all, most=options.most, moments=options.random)
                 pairs = list(zip(trials, farm.run(trials), strict=True))
                 for step in dict.fromkeys(kind(trial) for trial in trials):
                     rows.append(row(name, step, [pair for pair in pairs if kind(pair[0]) == step]))

@@ -33,8 +33,10 @@ pytestmark = pytest.mark.timeout(1200)  # a hundred kills count as one test: the
 Ragops = Callable[..., Result]
 Struck: TypeAlias = list[tuple[Trial, Outcome]]
 #: kills per scenario in the fast tests
-MOST = {"first": 14, "change": 36, "rechunk": 8, "permissions": 5, "rollback": 2, "publish": 2, "prune": 3, "gc": 2}
-MOST |= {"repair": 5, "damage": 6}
+MOST = {"first": 12, "change": 28, "rechunk": 6, "permissions": 4, "rollback": 2, "publish": 2, "prune": 3, "gc": 2}
+MOST |= {"repair": 4, "damage": 4}
+#: a repair that finds what the killed one mended writes nothing; the next ingest that does sweeps
+SWEPT = [name for name in SCENARIOS if name != "damage"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 @pytest.fixture(scope="module")
 def struck(farm: Farm) -> dict[str, Struck]:
     """Some of the kinds of steps of every scenario, evenly chosen; the slow tests have more."""
+    farm.prepare(*MOST)
     chosen = {name: crash.sample(crash.first_and_last(name, steps(farm, name)), most) for name, most in MOST.items()}
     trials = [trial for found in chosen.values() for trial in found]
     outcomes = dict(zip(trials, farm.run(trials), strict=True))
@@ -92,7 +95,7 @@ def test_the_kills_come_before_and_after_the_release(struck: dict[str, Struck]) 
     assert {outcome.served for _, outcome in struck["change"]} == {"old", "new"}
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", SWEPT)
 def test_nothing_of_the_dead_is_left_over(struck: dict[str, Struck], name: str) -> None:
     left = [f"{trial}: {', '.join(outcome.left)}" for trial, outcome in struck[name] if outcome.left]
     assert not left, "\n".join(left)
@@ -101,9 +104,9 @@ def test_nothing_of_the_dead_is_left_over(struck: dict[str, Struck], name: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INGESTS)
 def test_killed_at_more_steps(farm: Farm, name: str) -> None:
-    """40 of the kinds of steps, their first and last, and 10 of all single ones: all 2,400 would take half an hour."""
-    kinds = crash.sample(crash.first_and_last(name, steps(farm, name)), 40)
-    run(farm, [*kinds, *(t for t in crash.sample(crash.every(name, steps(farm, name)), 10) if t not in kinds)])
+    """30 of the first and last of every kind of step, and 8 of all single steps: all 2,400 would take half an hour."""
+    kinds = crash.sample(crash.first_and_last(name, steps(farm, name)), 30)
+    run(farm, [*kinds, *(t for t in crash.sample(crash.every(name, steps(farm, name)), 8) if t not in kinds)])
 
 
 @pytest.mark.parametrize("name", INGESTS)
@@ -116,7 +119,7 @@ def test_killed_at_random_moments(farm: Farm, name: str) -> None:
 @pytest.mark.parametrize("name", INGESTS)
 def test_killed_at_many_random_moments(farm: Farm, name: str) -> None:
     farm.prepare(name)
-    run(farm, crash.random_moments(name, farm.prepared[name]["seconds"], 10, seed=1))
+    run(farm, crash.random_moments(name, farm.prepared[name]["seconds"], 8, seed=1))
 
 
 def test_the_writing_process_alone_is_killed(farm: Farm) -> None:
@@ -215,7 +218,7 @@ def test_many_ingests_at_once(tmp_path: Path, ragops: Ragops) -> None:
     first = start()
     lock = tmp_path / "kb/.ragops/lock"
     deadline = time.monotonic() + 60
-    while not lock.exists() or not lock.read_text():
+    while not lock.exists() or not lock.read_text().strip():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     waiting, refused = start("--wait", "120"), start()
@@ -319,7 +322,7 @@ print(json.dumps({"looks": looks, "seen": {name: sorted(each) for name, each in 
 
 
 def test_readers_see_old_or_new(tmp_path: Path, ragops: Ragops) -> None:
-    """Two processes open the live release again and again while eight are published and pruned."""
+    """Two processes open the live release again and again while six are published and pruned."""
     corpus, kb, stop = tmp_path / "corpus", tmp_path / "kb", tmp_path / "stop"
     for n in range(30):
         crash.put(corpus, f"{n}.md", crash.text(n, 2))
@@ -339,7 +342,7 @@ def test_readers_see_old_or_new(tmp_path: Path, ragops: Ragops) -> None:
         for reader in readers:
             assert reader.stdout is not None
             assert reader.stdout.readline() == "reading\n", reader.communicate()[1]
-        for n in range(8):
+        for n in range(6):
             crash.put(corpus, f"{n}.md", crash.text(300 + n, 1 + n % 4))
             (corpus / f"{20 + n}.md").unlink()
             result = ragops("ingest", "-w", kb, "--allow-deletes", "--json")
