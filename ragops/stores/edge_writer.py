@@ -38,6 +38,8 @@ from ragops.stores.index import (
 )
 
 HEADER = struct.Struct("<cII")
+LET_GO = 4_000  # points; how often the pages of what is written are given back
+_MADV_DONTNEED = 4
 
 
 class NoSpace(Exception):
@@ -122,8 +124,11 @@ def _serve(stream: BinaryIO, tell: Callable[[Mapping[str, Any]], None]) -> None:
                 points.append(edge.Point(id, named, payload))
             shard.update(operation.upsert_points(points))
             written += len(points)
+            if written % LET_GO < len(points):
+                _let_go(path)
             if written - settled >= SEGMENT:
                 # A full segment is indexed at once, and its maps are let go: memory stays that of one segment.
+                _let_go(path)
                 shard.optimize()
                 shard.flush()
                 shard.close()
@@ -135,6 +140,7 @@ def _serve(stream: BinaryIO, tell: Callable[[Mapping[str, Any]], None]) -> None:
     points_now = shard.count(edge.CountRequest(exact=True))
     if points_now >= INDEXED_FROM and written > points_now // 10:
         _need(path, files.allocated(path), reserve)  # an index is built beside the old segments
+    _let_go(path)
     shard.optimize()
     shard.flush()
     shard.close()
@@ -165,6 +171,23 @@ def _edge_config(edge: Any, dim: int) -> Any:
         ),
         wal_enabled=False,  # cannot be changed later; without it any number of processes can read
     )
+
+
+def _let_go(folder: Path) -> None:
+    """Give back the resident pages of the files mapped from `folder`: the kernel keeps their content, the engine finds
+    it again when it looks. Only shared maps, of which nothing can be lost. Linux only; elsewhere memory is just higher.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    inside = os.fsencode(os.path.realpath(folder)) + b"/"
+    with open("/proc/self/maps", "rb") as maps:
+        for line in maps:
+            field = line.split(maxsplit=5)
+            if len(field) == 6 and field[1][3:] == b"s" and field[5].startswith(inside):
+                start, _, end = field[0].partition(b"-")
+                libc.madvise(int(start, 16), int(end, 16) - int(start, 16), _MADV_DONTNEED)
 
 
 def _need(path: Path, size: int, reserve: int | None) -> None:
