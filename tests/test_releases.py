@@ -192,6 +192,21 @@ def test_front_matter_that_comes_back_has_todays_permissions_in_old_releases(wor
     assert uris(workspace, 1, tenant="b") == ["pages:/page0.md"]
 
 
+def test_damaged_permissions_answer_nothing_until_an_ingest_mends_them(tmp_path: Path, pages: Path) -> None:
+    root = tmp_path / "kb"
+    set_source(root, pages, tenant="old").ingest()
+    set_source(root, pages, tenant="new").ingest()
+    workspace = Workspace.open(root)
+    file = workspace.local / "store" / "main" / "permissions.json"
+    file.write_text(file.read_text().replace("new", "old"))
+    with pytest.raises(StoreError, match="damaged"):
+        workspace.search("penguins")
+    assert not workspace.verify().ok
+    assert workspace.ingest().noop
+    assert uris(workspace, tenant="old") == []
+    assert len(uris(workspace, tenant="new")) == 6
+
+
 def test_many_changed_permissions_are_sealed_anew(tmp_path: Path, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "OVERLAY", 3)
     root = tmp_path / "kb"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 
 from ragops.errors import DiskFull, RagopsError, StoreError
+from ragops.stores.manifest import Damaged
 from ragops.stores.releases import is_held, live_release
 from ragops.types import Store
 from ragops_pipelines.job import Job
+from ragops_pipelines.ledger import all_permissions
 
 
 def finish(job: Job, *, recovering: bool = False) -> None:
@@ -33,6 +35,7 @@ def finish(job: Job, *, recovering: bool = False) -> None:
         job.state.forget("due")
     if recovering:
         _remove_orphans(job)
+        _mend_permissions(job)
 
 
 def _publish(store: Store, number: int, *, recovering: bool) -> None:
@@ -46,6 +49,16 @@ def _publish(store: Store, number: int, *, recovering: bool) -> None:
     except StoreError:
         if not recovering:
             raise
+
+
+def _mend_permissions(job: Job) -> None:
+    """Where the store's record of them is damaged, and so answers nothing, today's of every document replace it."""
+    numbers = job.store.numbers()
+    try:
+        if numbers:
+            job.store.permitted(numbers[-1])
+    except Damaged:
+        job.store.permit(all_permissions(job.state), upto=numbers[-1])
 
 
 def _remove_orphans(job: Job) -> None:

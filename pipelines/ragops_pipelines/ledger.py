@@ -137,6 +137,16 @@ def permission_to_json(metadata: Metadata) -> str:
     return json.dumps([metadata.tenant, *metadata.groups])
 
 
+def all_permissions(state: State) -> dict[str, Permission]:
+    """Of every document that is or was, by document id."""
+    rows = state.db.execute(
+        "SELECT s.document_id, coalesce(p.value, ?) FROM sources s LEFT JOIN permissions p USING (document_id)"
+        " WHERE s.document_id IS NOT NULL UNION SELECT document_id, value FROM permissions",
+        (NOBODYS,),
+    )
+    return {document: _permission(value) for document, value in rows}
+
+
 def _permission(value: str) -> Permission:
     tenant, *groups = json.loads(value)
     return tenant, tuple(groups)

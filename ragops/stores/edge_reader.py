@@ -115,7 +115,9 @@ class EdgeReader:
         # An indexed segment goes on counting deleted points in its IDF unless it is told what to count.
         corpus = edge.IdfParams(corpus=edge.Filter()) if self._deletes else None
         params = edge.SearchParams(idf=corpus)
-        found = ranking.ranked(lambda limit: self._query(shard, query, limit, condition, params), k)
+        found = ranking.ranked(
+            lambda limit: self._query(shard, query, limit, condition, params), k, places=ranking.TEXT_PLACES
+        )
         return self._scored(shard, found, today)
 
     def _condition(self, tree: Every | None, today: Mapping[str, Permission]) -> qdrant_edge.Filter | None:

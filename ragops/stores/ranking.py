@@ -1,6 +1,6 @@
-"""One order for every backend: by score to four places, ties by point id.
+"""One order for every backend: by score to four places (BM25's, a hundred times larger, to two), ties by point id.
 
-Engines differ in the last bits of a float and in how they order equals, so neither may decide.
+Engines add up float32 in another order from one segment to the next, and order equals as they like: neither may decide.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from ragops.errors import SpaceMismatch, UsageError
 
 PLACES = 4
+TEXT_PLACES = 2  # of BM25 scores
 SLACK = 16  # fetched beyond what is asked for, so that ties at the cut are seen
 
 
@@ -35,13 +36,15 @@ def unit(vector: Sequence[float], dim: int) -> list[float]:
     return [value / norm for value in values]
 
 
-def ranked(fetch: Callable[[int], Sequence[tuple[str, float]]], k: int, offset: int = 0) -> list[tuple[str, float]]:
+def ranked(
+    fetch: Callable[[int], Sequence[tuple[str, float]]], k: int, offset: int = 0, places: int = PLACES
+) -> list[tuple[str, float]]:
     """The results `offset` to `offset + k`. `fetch(n)` gives the engine's best n as (point id, score)."""
     wanted = offset + k
     limit = wanted + SLACK
     while True:
         found = sorted(
-            ((id, round(score, PLACES) + 0.0) for id, score in fetch(limit)), key=lambda hit: (-hit[1], hit[0])
+            ((id, round(score, places) + 0.0) for id, score in fetch(limit)), key=lambda hit: (-hit[1], hit[0])
         )
         if len(found) < limit or found[-1][1] < found[wanted - 1][1]:
             return found[offset:wanted]

@@ -436,7 +436,10 @@ class QdrantReader:
         if not tokens:
             return []
         query = models.SparseVector(indices=tokens, values=weights)
-        return self._scored(ranking.ranked(lambda limit: self._query(query, SPARSE, limit, condition, None), k))
+        found = ranking.ranked(
+            lambda limit: self._query(query, SPARSE, limit, condition, None), k, places=ranking.TEXT_PLACES
+        )
+        return self._scored(found)
 
     def _query(
         self,
