@@ -36,7 +36,7 @@ _PLAIN = (  # names without what differs from run to run
     (re.compile(r"^\.ragops/store/[^/]+/"), "store/"),
     (re.compile(r"^(\.ragops|data)/"), ""),
     (re.compile(r"[0-9a-f]{64}|(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])"), "H"),
-    (re.compile(r"(?<=/)\.?(?:[0-9a-f]{3}|segment)(?:-\w+)?\.(?=parquet|tmp)"), "*."),
+    (re.compile(r"(?<=/)\.?(?:[0-9a-f]{3}|segment)(?:-\w+)*\.(?=parquet|tmp)"), "*."),
     (re.compile(r"\.\d+\.tmp$"), ".tmp"),
     (re.compile(r"(\.H)\.\w{8}(?=$|/|\.)"), r"\1.draft"),
 )
