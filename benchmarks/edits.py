@@ -3,7 +3,7 @@
     python benchmarks/edits.py --before FOLDER --after FOLDER [--model NAME] [--out FILE]
 
 One workspace ingests the tree at the first revision, then (the same folder, changed file by file) at the second.
-Another ingests the second from nothing. Compared are ids, payloads, vectors (1e-5), exact-search and BM25 scores (within
+Another ingests the second from nothing. Compared: ids, payloads, vectors (1e-5), exact-search and BM25 scores (within
 the last place that they are rounded to, as segments add up float32 in another order) and dataset fingerprints. The
 vectors that the incremental run computed must be as many as there are distinct texts that the first revision did not
 have. Costs are CPU seconds of this process and its children.
