@@ -24,6 +24,17 @@ def sync_tree(folder: Path) -> None:
         sync(Path(base))
 
 
+def make_folder(folder: Path) -> None:
+    """The folder with all its parents, their names on disk on return."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync(each.parent)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """All of the data under that name, or what was there before; durable on return."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

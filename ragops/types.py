@@ -400,6 +400,10 @@ class Store(Protocol):
         """
         ...
 
+    def tidy(self) -> None:
+        """Remove what writers left that died: drafts, temporary files."""
+        ...
+
     def publish(self, number: int, *, hold: bool = False) -> None:
         """Make a sealed release the live one, in one atomic step. `hold`: later ingests seal and do not publish."""
         ...

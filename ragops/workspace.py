@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ragops import config, ids
+from ragops import config, durable, ids
 from ragops.errors import Locked, RagopsError, UsageError
 from ragops.stores import open_store
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ragops_pipelines.job import Event, Job, Plan, Summary
     from ragops_pipelines.state import State
     from ragops_pipelines.verify import Verification
+
+
+FULL = 1 << 20  # bytes; with less than this free, a failing write failed for want of space
 
 
 class Workspace:
@@ -120,7 +124,7 @@ class Workspace:
                     with self._job(path, options, progress, add=True) as job:
                         return ingest(job)
                 except UsageError:
-                    params.write_text(before, "utf-8")  # a source that cannot be ingested is not remembered
+                    durable.write_atomic(params, before.encode())  # a source that cannot be ingested is not remembered
                     raise
         except (OSError, sqlite3.Error) as error:
             raise _environment(error, self.root) from error
@@ -195,14 +199,14 @@ class Workspace:
         if found is None:
             found, text = sources.add(self.root, self.settings, Path(path))
             if add:
-                (self.root / config.FILE).write_text(text, "utf-8")
+                durable.write_atomic(self.root / config.FILE, text.encode())
             self.settings = config.parse(text)
         return [found], subtree
 
     @contextlib.contextmanager
     def _locked(self, wait: float) -> Iterator[None]:
         """One ingest at a time. Raises Locked, which names the holder."""
-        self.local.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.local)
         lock = os.open(self.local / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             deadline = time.monotonic() + wait
@@ -218,10 +222,22 @@ class Workspace:
                             "Wait for it to end, or let this one wait: ragops ingest --wait 600",
                         ) from None
                     time.sleep(0.1)
+            died = bool(os.pread(lock, 20, 0).strip())  # who ends without an error takes its name away
             os.pwrite(lock, f"{os.getpid():<19}\n".encode(), 0)  # of equal length: to cut a file short takes long
+            if died:
+                self._sweep()
             yield
+            os.pwrite(lock, b" " * 19 + b"\n", 0)
         finally:
             os.close(lock)
+
+    def _sweep(self) -> None:
+        """Remove what a process left that died: drafts, temporary files, the work area."""
+        for file in self.local.glob("work.db*"):
+            file.unlink()
+        for file in (*self.root.glob(f".{config.FILE}.*.tmp"), *self.data.rglob(".*.tmp")):
+            file.unlink()
+        self.store.tidy()
 
     # ------------------------------------------------------------------ releases
     def releases(self) -> list[dict[str, Any]]:
@@ -450,12 +466,14 @@ def _environment(error: OSError | sqlite3.Error, root: Path) -> RagopsError:
     from ragops.errors import DiskFull
 
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+    if isinstance(error, sqlite3.OperationalError) and "disk I/O error" in str(error):  # what sqlite makes of some
+        full = shutil.disk_usage(root).free < FULL
     if full:
         return DiskFull(
-            f"no space left on the disk of {root}; nothing was published, what was computed is kept",
+            f"no space left on the disk of {root}; the live release is whole, what was computed is kept",
             "Free some space and run `ragops ingest` again: it goes on where it stopped.",
         )
     place = getattr(error, "filename", None) or root
     return RagopsError(
-        f"{place}: {getattr(error, 'strerror', None) or error}", "Nothing was published; see `ragops doctor`."
+        f"{place}: {getattr(error, 'strerror', None) or error}", "The live release is whole; see `ragops doctor`."
     )

@@ -65,7 +65,7 @@ class Dataset:
         to make the files count, and the bytes written.
         """
         for part in PARTS:
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.folder / part)
         old = None if anew else self.manifest()
         old_count = old["shards"] if old else 1
         count = shards.shard_count(state.documents())

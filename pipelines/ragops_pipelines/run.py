@@ -96,6 +96,8 @@ def _ingest(job: Job) -> Summary:
     if in_step and head is not None and same_recipe and _searchable(job, head) and not _news(changes, ledger):
         if head != live and not is_held(job.store):
             job.store.publish(head.number)
+        if len(job.store.numbers()) > job.settings.release.keep + 1:  # a run that died did not come to it
+            prune(job.store, job.settings.release.keep)
         return _summary(job, ledger, head, added=0, removed=0, noop=True)
     number = state.start_run(max(job.store.numbers(), default=0) + 1)
     state.start_work()

@@ -32,7 +32,7 @@ class Snapshot:
         if len(data) > LARGE:
             file = self.objects / sha
             if not file.exists():
-                self.objects.mkdir(parents=True, exist_ok=True)
+                durable.make_folder(self.objects)
                 draft = self.objects / f".{sha}.tmp"
                 draft.write_bytes(data)
                 durable.replace(draft, file)
@@ -49,7 +49,7 @@ class Snapshot:
         `anew`: what can be read was read; of the packs that count now, damaged ones are passed over.
         Returns what `adopt` puts into snapshot.json to make them count, and the bytes written.
         """
-        self.objects.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.objects)
         packs, count, written = self._write_packs(state, anew=anew)
         durable.sync(self.objects)
         value = {"schema": SCHEMA, "sources": state.count("sources"), "count": count, "packs": packs}

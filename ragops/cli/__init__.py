@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RagopsError as error:
         return _report(error.message, error.hint, error.exit_code, as_json="--json" in arguments)
     except KeyboardInterrupt:
-        hint = "Nothing was published. Run the same command again: what was computed is kept."
+        hint = "The live release is whole. Run the same command again: what was computed is kept."
         return _report("stopped", hint, STOPPED, as_json="--json" in arguments)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away (head, less): nothing to report to

@@ -39,7 +39,7 @@ def export_query_encoder(embedder: Embedder, texts: Sequence[str], folder: Path)
         load_query_encoder(folder, embedder.space.fingerprint)
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(folder.parent)
         for left in folder.parent.glob(f".{folder.name}.*"):  # of a killed run; writers hold the workspace's lock
             shutil.rmtree(left, ignore_errors=True)
         return _write_encoder(embedder, texts, folder)

@@ -184,6 +184,12 @@ class EdgeStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
 
+    def tidy(self) -> None:
+        """Remove what dead writers left."""
+        if self._releases.exists():
+            with self._writing(), _disk_errors(self._folder):
+                self._discard_drafts()
+
     def publish(self, number: int, *, hold: bool = False) -> None:
         """Make a sealed release the live one, in one atomic step. Raises StoreError."""
         with self._writing(), _disk_errors(self._folder):
@@ -403,7 +409,7 @@ class EdgeStore:
     def _writing(self) -> Iterator[int]:
         """The store's own lock. The writing process holds it too, so a draft is never swept away under one."""
         try:
-            self._releases.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self._releases)
             path = self._folder / "WRITER"
             path.touch(exist_ok=True)
         except OSError as error:

@@ -189,6 +189,9 @@ class QdrantStore:
                 pass
             raise
 
+    def tidy(self) -> None:
+        """Nothing: the next write cleans what a dead attempt left."""
+
     def publish(self, number: int, *, hold: bool = False) -> None:
         """Make a sealed release the live one: one upsert of one point."""
         with self._errors():
