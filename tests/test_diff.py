@@ -304,6 +304,15 @@ def test_an_edit_that_is_not_what_moved_the_hit(workspace: Workspace, pets: Path
     assert (owls.move, owls.reasons, owls.came) == ("down", ("others", "text"), 1)
 
 
+def test_an_edit_that_is_not_what_put_the_hit_out(workspace: Workspace, pets: Path) -> None:
+    workspace.ingest(pets)
+    put(pets, "cats.txt", PETS["cats.txt"].replace("Cats", "Old cats"))
+    put(pets, "bats.txt", "Who will hunt at night and sleep by day? Bats.")
+    workspace.ingest()
+    cats = hit(workspace.diff(1, 2, QUERY, k=2), "pets:/cats.txt")
+    assert (cats.move, cats.reasons, cats.rank_a, cats.rank_b, cats.came) == ("out", ("others", "text"), 2, 3, 1)
+
+
 def test_a_moved_document_stays_one_hit(workspace: Workspace, pets: Path) -> None:
     workspace.ingest(pets)
     (pets / "owls.txt").rename(pets / "birds.txt")
@@ -314,14 +323,25 @@ def test_a_moved_document_stays_one_hit(workspace: Workspace, pets: Path) -> Non
     assert birds.a.uri == "pets:/owls.txt"
 
 
-def test_another_cut_of_the_same_text(workspace: Workspace, tmp_path: Path) -> None:
-    workspace = params(workspace, "size: null", "size: 60")
+@pytest.mark.parametrize(("before", "after"), [("null", "24"), ("60", "24")])
+def test_another_cut_of_the_same_text(workspace: Workspace, tmp_path: Path, before: str, after: str) -> None:
+    workspace = params(workspace, "size: null", f"size: {before}")
     workspace.ingest(write_corpus(tmp_path / "house", {"long.txt": LONG}))
-    workspace = params(workspace, "size: 60", "size: 24")
+    workspace = params(workspace, f"size: {before}", f"size: {after}")
     workspace.ingest()
     for a, b in ((1, 2), (2, 1)):
-        found = workspace.diff(a, b, "who has the key to the library", k=3)
-        assert {change.reasons for change in found.hits or ()} == {("chunking",)}
+        question = "who has the key to the library"
+        hits = workspace.diff(a, b, question, k=3).hits or ()
+        assert {change.reasons for change in hits} == {("chunking",)}
+        # every hit once, and none beside a passage that stands for another hit
+        assert [c.rank_b for c in hits if c.move != "out"] == [
+            *range(1, len(workspace.search(question, 3, release=b).hits) + 1)
+        ]
+        assert sorted(c.rank_a or 0 for c in hits if c.move != "in") == [
+            *range(1, len(workspace.search(question, 3, release=a).hits) + 1)
+        ]
+        assert all(c.rank_b is None or c.rank_b > 3 for c in hits if c.move == "out")
+        assert all(c.rank_a is None or c.rank_a > 3 for c in hits if c.move == "in")
 
 
 def test_overlap_adds_passages_and_leaves_the_others(workspace: Workspace, tmp_path: Path) -> None:
@@ -385,6 +405,21 @@ def test_edits_elsewhere_in_a_document_do_not_count(workspace: Workspace, tmp_pa
     workspace.ingest()
     found = workspace.diff(1, 2, "who has the key to the library", k=3)
     assert {(change.move, change.reasons) for change in found.hits or ()} == {("same", ())}
+
+
+def test_an_edited_passage_is_found_again_wherever_it_went(workspace: Workspace, tmp_path: Path) -> None:
+    house = write_corpus(tmp_path / "house", {"long.txt": LONG})
+    workspace = params(workspace, "size: null", "size: 24")
+    workspace.ingest(house)
+    opening = "\n\n".join(f"Opening number {n} tells nothing that anybody would ever ask for." for n in range(9))
+    put(house, "long.txt", f"{opening}\n\n{LONG.replace('the library of', 'the library and its books of')}")
+    workspace.ingest()
+    (change,) = workspace.diff(1, 2, "the library", k=1).hits or ()
+    assert (change.move, change.reasons) == ("same", ("text",))
+    assert change.a is not None
+    assert change.b is not None
+    assert change.b.start > change.a.end
+    assert "its books" in change.b.text
 
 
 class Forgetful:
