@@ -99,7 +99,7 @@ def _workspace(root: Path) -> Iterator[Check]:
         return
     problems = store.check(live.number)
     if problems:
-        yield Check("store", "wrong", f"release {live.number}: {'; '.join(problems[:3])}", "ragops ingest --rebuild")
+        yield Check("store", "wrong", f"release {live.number}: {'; '.join(problems[:3])}", "ragops verify --repair")
     else:
         yield Check("store", "ok", f"release {live.number}, {live.points} points, checksums hold")
     try:

@@ -88,8 +88,8 @@ def test_a_damaged_release(kb: Path, ragops: Run) -> None:
     for file in release.rglob("*"):
         if file.is_file() and file.stat().st_size > 64 and "shard" in file.parts and file.suffix not in (".json",):
             os.truncate(file, file.stat().st_size // 2)
-    refused(ragops("search", "penguins", "-w", kb), 3, "1 is damaged", "ragops ingest --rebuild")
-    mended = ragops("ingest", "--rebuild", "-w", kb, "--json")
+    refused(ragops("search", "penguins", "-w", kb), 3, "1 is damaged", "ragops verify --repair")
+    mended = ragops("verify", "--repair", "-w", kb, "--json")
     assert mended.returncode == 0, mended.stderr
     assert answer(mended)["release"] == 2
     assert "corpus:/notes.txt" in ragops("search", "penguins", "-w", kb).stdout
@@ -99,7 +99,7 @@ def test_a_live_pointer_to_nothing(kb: Path, ragops: Run) -> None:
     shutil.rmtree(kb / ".ragops/store/main/releases/00000001")
     result = ragops("search", "penguins", "-w", kb)
     assert result.returncode in (2, 3)
-    assert "ragops ingest" in result.stderr
+    assert "ragops verify --repair" in result.stderr
     assert ragops("ingest", "-w", kb).returncode == 0
     assert "corpus:/notes.txt" in ragops("search", "penguins", "-w", kb).stdout
 
@@ -108,7 +108,7 @@ def test_a_damaged_dataset(kb: Path, ragops: Run) -> None:
     for file in (kb / "data/dataset/documents").iterdir():
         file.write_bytes(file.read_bytes()[:-10] + b"0123456789")
     write_corpus(kb.parent / "corpus", {"more.txt": "more text"})
-    refused(ragops("ingest", "-w", kb), 3, "damaged", "ragops ingest --rebuild")
+    refused(ragops("ingest", "-w", kb), 3, "damaged", "ragops verify --repair")
     assert "corpus:/notes.txt" in ragops("search", "penguins", "-w", kb).stdout
     assert ragops("ingest", "--rebuild", "-w", kb).returncode == 0
 
@@ -135,7 +135,7 @@ def test_no_model_exported(kb: Path, ragops: Run) -> None:
     shutil.rmtree(kb / "data/models")
     result = ragops("search", "penguins", "-w", kb)
     assert result.returncode in (2, 3)
-    assert "ragops ingest" in result.stderr
+    assert "ragops verify --repair" in result.stderr
     assert ragops("ingest", "-w", kb).returncode == 0
     assert ragops("search", "penguins", "-w", kb).returncode == 0
 

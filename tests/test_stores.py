@@ -400,7 +400,7 @@ def test_a_damaged_release(sealed: EdgeStore, pattern: str, damage: Callable[[Pa
     assert sealed.check(2) == []
     assert sealed.check() == [problem]
     if seen_at_open:
-        with pytest.raises(StoreError, match=r"Release 1 is damaged: .*\n.*ingest --rebuild"):
+        with pytest.raises(StoreError, match=r"Release 1 is damaged: .*\n.*verify --repair"):
             sealed.open(1)
         with pytest.raises(StoreError, match="damaged"):
             sealed.publish(1)
@@ -446,7 +446,7 @@ def test_a_release_of_a_newer_version(sealed: EdgeStore) -> None:
 def test_a_damaged_live_pointer(sealed: EdgeStore, content: bytes) -> None:
     (sealed.root / "main" / "LIVE").write_bytes(content)
     for call in (sealed.live, sealed.open):
-        with pytest.raises(StoreError, match="rebuild"):
+        with pytest.raises(StoreError, match="repair"):
             call()
     assert sealed.check()
     sealed.publish(1)

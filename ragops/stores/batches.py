@@ -24,7 +24,7 @@ BATCH_BYTES = 8 << 20  # of payload; Qdrant refuses requests above 32 MiB
 PAYLOAD_BYTES = 1 << 20  # of one point
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 LONG_NUMBER = re.compile(rb"[:\[,]-?\d{19}")  # perhaps an integer of more than 64 bits
-HINT = "Nothing was published. This is a fault in the dataset: `ragops ingest --rebuild` makes it anew."
+HINT = "Nothing was published. This is a fault in the dataset: `ragops verify --repair` makes it anew."
 
 
 @dataclass(frozen=True, slots=True)

@@ -520,7 +520,7 @@ class EdgeStore:
                 raise StoreError(
                     f"release {release.number} was to have {release.points:,} points, but base, delete and add give "
                     f"{len(rows):,}",
-                    "Nothing was published. `ragops ingest --rebuild` builds it from the dataset.",
+                    "Nothing was published. `ragops verify --repair` builds it from the dataset.",
                 )
             count = writer.finish()
             progress(writer.written)
@@ -594,7 +594,7 @@ class EdgeStore:
         if len(unknown):
             raise StoreError(
                 f"{len(unknown):,} points to delete are not in the base, such as {min(unknown['point_id'].to_list())}",
-                "Nothing was published. `ragops ingest --rebuild` builds the release from the dataset.",
+                "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
             )
         new = pl.concat([empty, *added])
         rows = pl.concat([old.join(gone, on="point_id", how="anti"), new]).sort("point_id")
@@ -602,7 +602,7 @@ class EdgeStore:
             twice = rows.filter(pl.col("point_id").is_duplicated())["point_id"].to_list()[0]
             raise StoreError(
                 f"point {twice} is in the base already and was added again without being deleted",
-                "Nothing was published. `ragops ingest --rebuild` builds the release from the dataset.",
+                "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
             )
         return rows
 

@@ -65,5 +65,5 @@ def _seal(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-MEND = "`ragops ingest --rebuild` builds a sound release; until then `ragops search --release N` asks an older one."
+MEND = "`ragops verify --repair` builds a sound release; until then `ragops search --release N` asks an older one."
 SPACE_HINT = "Free some space and run it again: what was computed is kept. Nothing was published."

@@ -302,7 +302,7 @@ class QdrantStore:
         if gone:
             raise StoreError(
                 f"{len(gone):,} points to delete are not in the base, such as {min(gone)}",
-                "Nothing was published. `ragops ingest --rebuild` builds the release from the dataset.",
+                "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
             )
         encoder = bm25.Bm25(release.avg_len)
         added = 0
@@ -312,7 +312,7 @@ class QdrantStore:
                 if point.point_id in kept:
                     raise StoreError(
                         f"point {point.point_id} is in the base already and was added again without being deleted",
-                        "Nothing was published. `ragops ingest --rebuild` builds the release from the dataset.",
+                        "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
                     )
                 payload = json.loads(text)
                 named: dict[str, Any] = {DENSE: dense.tolist()}
@@ -328,7 +328,7 @@ class QdrantStore:
             if count != release.points:
                 raise StoreError(
                     f"release {release.number} has {count:,} points on {self._where} instead of {release.points:,}",
-                    "Nothing was published. `ragops ingest --rebuild` builds it from the dataset.",
+                    "Nothing was published. `ragops verify --repair` builds it from the dataset.",
                 )
             sealed = replace(release, collection=self.collection)
             engine = {"name": "qdrant", "index": settings(release.space.dim)}
