@@ -420,7 +420,7 @@ def test_a_strange_file_in_a_release_is_told(sealed: EdgeStore) -> None:
 def test_a_damaged_manifest(sealed: EdgeStore, content: str) -> None:
     (folder(sealed, 1) / "manifest.json").write_bytes(content.encode("latin-1"))
     for call in (sealed.open, sealed.live, lambda: sealed.open(1), lambda: sealed.publish(1)):
-        with pytest.raises(StoreError, match=r"(?s)damaged.*rebuild"):
+        with pytest.raises(StoreError, match=r"(?s)damaged.*repair"):
             call()
     assert [each.number for each in sealed.releases()] == [2]
     assert len(sealed.check()) == 2  # the release, and LIVE that names it
