@@ -515,17 +515,17 @@ class EdgeStore:
                 writer.send(b"A", _rows_json(batch), batch.vectors.tobytes())
                 frames.append(_index(batch))
                 progress(writer.written)
-            rows = self._merged(before, deleted, frames)
-            if len(rows) != release.points:
-                raise StoreError(
-                    f"release {release.number} was to have {release.points:,} points, but base, delete and add give "
-                    f"{len(rows):,}",
-                    "Nothing was published. `ragops verify --repair` builds it from the dataset.",
-                )
             count = writer.finish()
             progress(writer.written)
         finally:
             writer.close()
+        rows = self._merged(before, deleted, frames)  # only now: the writer's memory is given back
+        if len(rows) != release.points:
+            raise StoreError(
+                f"release {release.number} was to have {release.points:,} points, but base, delete and add give "
+                f"{len(rows):,}",
+                "Nothing was published. `ragops verify --repair` builds it from the dataset.",
+            )
         if count != release.points:
             raise StoreError(
                 f"release {release.number} has {count:,} points on disk instead of {release.points:,}",
