@@ -253,6 +253,23 @@ def test_an_unreadable_file_is_tried_again(workspace: Workspace, corpus: Path) -
     assert workspace.ingest().sources["rejected"] == 0
 
 
+def test_a_timeout_is_no_result_and_the_release_says_so(workspace: Workspace, corpus: Path) -> None:
+    workspace.ingest(corpus)
+    put(corpus, "slow.md", "# Slow\n\n" + "Penguins *swim* [well](there).\n\n" * 60_000)
+    params = workspace.root / "params.yaml"
+    text = params.read_text("utf-8")
+    params.write_text(text.replace("timeout: 60 ", "timeout: 0.05 "), "utf-8")
+    hurried = Workspace.open(workspace.root)
+    put(corpus, "notes.txt", "Penguins swim well, later.")
+    assert hurried.ingest().sources["rejected"] == 1
+    assert [(reject["code"], reject["transient"]) for reject in hurried.rejects()] == [("timeout", True)]
+    assert hurried.releases()[-1]["incomplete"] == ["corpus"]
+    params.write_text(text, "utf-8")
+    patient = Workspace.open(workspace.root)
+    assert patient.ingest().sources["added"] == 1  # nothing touched it meanwhile
+    assert patient.releases()[-1]["incomplete"] == []
+
+
 # ------------------------------------------------------------------ what holds back, what is wrong
 def test_many_deletes_need_consent(workspace: Workspace, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"

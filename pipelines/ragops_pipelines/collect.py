@@ -11,6 +11,7 @@ from ragops import ids
 from ragops_pipelines.job import Job
 
 SLACK = 10_000  # rows of a table that are not worth looking at
+RUNS = 1000  # whose summaries are kept
 
 _NEEDED: Mapping[str, str] = {
     "parses": "SELECT parse_key FROM sources WHERE parse_key IS NOT NULL"
@@ -54,6 +55,7 @@ def collect(job: Job, *, spare: bool = False) -> Collected:
     )
     if spare:
         return Collected(rows)
+    db.execute("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", (RUNS,))
     job.cache.shrink()
     return Collected(rows, tuple(_remove_models(job)), max(0, before - _size(job)))
 

@@ -35,8 +35,9 @@ def load(
     if count > SEGMENT_ROWS:
         job.dataset.prime(dataset, job.cache)
     notes: dict[str, Any] = {"recipe": dataset["recipe"]}
-    if ledger.changes.incomplete:
-        notes["incomplete"] = list(ledger.changes.incomplete)
+    lacking = {source for (source,) in state.db.execute("SELECT DISTINCT source FROM rejects WHERE transient")}
+    if lacking or ledger.changes.incomplete:  # what was not seen, or is to be tried again
+        notes["incomplete"] = sorted({*lacking, *ledger.changes.incomplete})
     release = Release(
         number=number,
         collection=job.settings.store.collection,
