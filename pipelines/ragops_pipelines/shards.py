@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     Compression: TypeAlias = Literal["zstd", "uncompressed"]
 
+LEVEL = 1  # of zstd: a quarter less time than by default for one hundredth more bytes
 PER_SHARD = 16
 MAX_SHARDS = 1024  # a power of two, at most 4096: prefixes have 12 bits
 
@@ -39,10 +41,13 @@ def sources_of(shard: int, count: int, old_count: int) -> Iterator[int]:
 
 def write_named(frame: pl.DataFrame, folder: Path, name: str, compression: Compression = "zstd") -> tuple[str, int]:
     """Write `<name>-<hash of its content>.parquet`, durable but for its folder. Returns its name and size in bytes."""
-    draft = folder / f".{name}.tmp"
-    frame.write_parquet(draft, compression=compression, statistics=False)
-    data = draft.read_bytes()
+    buffer = io.BytesIO()
+    level = LEVEL if compression == "zstd" else None
+    frame.write_parquet(buffer, compression=compression, compression_level=level, statistics=False)
+    data = buffer.getvalue()
     final = f"{name}-{ids.short(ids.sha256(data))}.parquet"
+    draft = folder / f".{name}.tmp"
+    draft.write_bytes(data)
     durable.replace(draft, folder / final)
     return final, len(data)
 
@@ -55,5 +60,5 @@ def is_named(name: str, digest: str) -> bool:
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:
     """The same rows give the same bytes; a crash leaves the old file or the new one."""
     draft = file.with_name(f".{file.name}.tmp")
-    frame.write_parquet(draft, compression="zstd", compression_level=1, statistics=False)
+    frame.write_parquet(draft, compression="zstd", compression_level=LEVEL, statistics=False)
     durable.replace(draft, file)
