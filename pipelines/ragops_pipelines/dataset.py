@@ -112,9 +112,7 @@ class Dataset:
         manifest = json.loads(text)
         for part in ("documents", "chunks", "vectors"):
             wanted = set(manifest[part] if part == "vectors" else manifest[part].values())
-            for file in (self.folder / part).iterdir():
-                if file.name not in wanted:
-                    file.unlink()
+            shards.sweep(self.folder / part, wanted)
 
     def digest(self) -> str | None:
         """Of what `dataset.json` says, or None where there is none: tells whether it is still the recorded one."""
@@ -352,7 +350,15 @@ def _frame(part: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
         },
     }  # fmt: skip
     key = (lambda r: r["document_id"]) if part == "documents" else (lambda r: (r["document_id"], r["nth"]))
-    return pl.DataFrame(sorted(rows, key=key), schema=schemas[part], orient="row")
+    rows = sorted(rows, key=key)
+
+    def column(name: str, kind: Any) -> pl.Series:
+        if kind != texts:
+            return pl.Series(name, [row[name] for row in rows], dtype=kind)
+        # through JSON: a list in a row would become a series of its own first
+        return pl.Series(name, [orjson.dumps(row[name]).decode() for row in rows], dtype=text).str.json_decode(kind)
+
+    return pl.DataFrame([column(name, kind) for name, kind in schemas[part].items()])
 
 
 def _vector_frame(keys: Sequence[str], vectors: Sequence[array[float]]) -> pl.DataFrame:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -55,6 +56,13 @@ def write_named(frame: pl.DataFrame, folder: Path, name: str, compression: Compr
 def is_named(name: str, digest: str) -> bool:
     """Whether the name that `write_named` gave belongs to content of this hash."""
     return name.rpartition("-")[2] == f"{ids.short(digest)}.parquet"
+
+
+def sweep(folder: Path, wanted: Collection[str]) -> None:
+    """Remove every file whose name is not wanted."""
+    for name in os.listdir(folder):
+        if name not in wanted:
+            os.unlink(folder / name)
 
 
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:

@@ -77,10 +77,7 @@ class Snapshot:
         schema = {name: pl.Int64 if name == "size" else pl.String for name in names}
         shards.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), self.folder / "manifest.parquet")
         durable.write_atomic(self.file, text.encode())
-        wanted = {*json.loads(text)["packs"].values(), *_named(state)}
-        for file in self.objects.iterdir():
-            if file.name not in wanted:
-                file.unlink()
+        shards.sweep(self.objects, {*json.loads(text)["packs"].values(), *_named(state)})
 
     def read(self, sha: str) -> bytes:
         """The bytes of one object. Raises StoreError when they are missing or damaged."""
