@@ -3,17 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUESTION ?= What happens to a file that cannot be parsed?
 
-.PHONY: demo test test-fast check install install-dev clean
+.PHONY: demo test test-slow check install install-dev clean
 
 demo: install ## ingest docs/ and ask it a question
 	$(BIN)/ragops ingest
 	$(BIN)/ragops search "$(QUESTION)" -k 3
 
-test: install-dev ## everything, the slow tests too
-	$(BIN)/python -m pytest
-
-test-fast: install-dev ## what takes seconds
+test: install-dev ## in about eight minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install-dev ## the rest: more of the crash matrix, the real model under kill -9
+	$(BIN)/python -m pytest -m slow
 
 check: install-dev ## style and types
 	$(BIN)/ruff check .
