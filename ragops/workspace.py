@@ -407,6 +407,7 @@ class Workspace:
             if live is None
             else {
                 "number": live.number,
+                "held": self.store.held(),
                 "created": live.created,
                 "fingerprint": live.fingerprint,
                 "points": live.points,

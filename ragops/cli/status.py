@@ -21,7 +21,8 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
     if release is None:
         print("release    none yet; make one: ragops ingest ./docs")
     else:
-        print(f"release    {release['number']} of {release['created']}, {release['points']} chunks")
+        held = ", held: ingests publish nothing until `ragops releases publish`" if release["held"] else ""
+        print(f"release    {release['number']} of {release['created']}, {release['points']} chunks{held}")
         print(f"dataset    {release['fingerprint'][:12]}")
         print(f"model      {release['model']} (space {release['space'][:12]}, {release['numerics']})")
         print(f"kept       {', '.join(map(str, status['releases']))}")
