@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-def sync(path: Path) -> None:
+def sync(path: str | Path) -> None:
     """fsync a file or a folder."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -20,8 +20,8 @@ def sync_tree(folder: Path) -> None:
     """fsync every file and folder below, and the folder itself."""
     for base, _, names in os.walk(folder, topdown=False):
         for name in names:
-            sync(Path(base, name))
-        sync(Path(base))
+            sync(os.path.join(base, name))
+        sync(base)
 
 
 def make_folder(folder: Path) -> None:

@@ -326,7 +326,7 @@ class EdgeStore:
         seal = self._manifest(number)
         for name, (size, _) in seal.files.items():
             try:
-                actual = os.stat(folder / name).st_size
+                actual = os.stat(os.path.join(folder, name)).st_size
             except FileNotFoundError:
                 # The engine drops a segment in silence when one of its files is gone: never let it see this.
                 raise self._damaged(folder, f"{name} is missing") from None
@@ -572,15 +572,14 @@ class EdgeStore:
         """The base's shard, checked against its seal on the way: damage must not be sealed anew."""
         source = self._path(before.release.number)
         copied = 0
+        for base, _, _ in os.walk(source / _SHARD):  # empty folders too
+            os.makedirs(os.path.join(folder, os.path.relpath(base, source)), exist_ok=True)
         for name in [name for name in before.files if name.startswith(f"{_SHARD}/")]:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            checksum, size = files.copy_sparse(source / name, folder / name)
+            checksum, size = files.copy_sparse(os.path.join(source, name), os.path.join(folder, name))
             copied += size
             if checksum != before.files[name][1]:
                 raise self._damaged(source, f"{name} does not have its checksum")
         (folder / _CONFIG).write_text(json.dumps(before.engine["edge_config"]))
-        for base, _, _ in os.walk(source / _SHARD):  # empty folders too
-            (folder / os.path.relpath(base, source)).mkdir(parents=True, exist_ok=True)
         return copied
 
     def _merged(self, before: Manifest | None, deleted: list[str], added: list[pl.DataFrame]) -> pl.DataFrame:
@@ -608,9 +607,8 @@ class EdgeStore:
 
     def _checksums(self, folder: Path) -> dict[str, tuple[int, str]]:
         names = [f"{_SHARD}/{name}" for name in files.walk(folder / _SHARD) if f"{_SHARD}/{name}" != _CONFIG]
-        return {
-            name: (os.stat(folder / name).st_size, files.checksum(folder / name)) for name in sorted([*names, _POINTS])
-        }
+        paths = {name: os.path.join(folder, name) for name in sorted([*names, _POINTS])}
+        return {name: (os.stat(path).st_size, files.checksum(path)) for name, path in paths.items()}
 
 
 def _forbidden(error: OSError) -> StoreError:

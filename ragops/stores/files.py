@@ -55,7 +55,8 @@ def walk(folder: Path) -> Iterator[str]:
     found: list[str] = []
     for base, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".atomicwrite") and name != "temp_segments"]
-        found.extend(os.path.relpath(os.path.join(base, name), folder) for name in names)
+        below = os.path.relpath(base, folder)
+        found.extend(name if below == "." else f"{below}/{name}" for name in names)
     yield from sorted(found)
 
 
@@ -90,7 +91,7 @@ def _blocks(fd: int) -> Iterator[tuple[int, bytes]]:
         done = at
 
 
-def checksum(path: Path) -> str:
+def checksum(path: str | Path) -> str:
     """sha256 over a file's size and its non-zero 64 KiB blocks with their offsets: cheap where a file is sparse."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -103,7 +104,7 @@ def checksum(path: Path) -> str:
         os.close(fd)
 
 
-def copy_sparse(source: Path, target: Path) -> tuple[str, int]:
+def copy_sparse(source: str | Path, target: str | Path) -> tuple[str, int]:
     """Copy a file with its holes, by reflink where possible. Gives its checksum and the bytes written."""
     src = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -144,7 +145,7 @@ def _write_all(fd: int, data: bytes, at: int) -> None:
 
 def allocated(folder: Path) -> int:
     """Bytes on disk of a folder's files."""
-    return sum(os.stat(folder / name).st_blocks * 512 for name in walk(folder))
+    return sum(os.stat(os.path.join(folder, name)).st_blocks * 512 for name in walk(folder))
 
 
 def free_bytes(path: Path) -> int:
