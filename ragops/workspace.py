@@ -116,18 +116,15 @@ class Workspace:
 
         options = Options(allow_deletes, rebuild, rehash, retry)
         params = self.root / config.FILE
-        try:
-            with self._locked(wait):
-                self.settings = config.load(params)  # while this one waited, another may have added a source
-                before = params.read_text("utf-8")
-                try:
-                    with self._job(path, options, progress, add=True) as job:
-                        return ingest(job)
-                except UsageError:
-                    durable.write_atomic(params, before.encode())  # a source that cannot be ingested is not remembered
-                    raise
-        except (OSError, sqlite3.Error) as error:
-            raise _environment(error, self.root) from error
+        with self._locked(wait):
+            self.settings = config.load(params)  # while this one waited, another may have added a source
+            before = params.read_text("utf-8")
+            try:
+                with self._job(path, options, progress, add=True) as job:
+                    return ingest(job)
+            except UsageError:
+                durable.write_atomic(params, before.encode())  # a source that cannot be ingested is not remembered
+                raise
 
     def plan(
         self,
@@ -205,8 +202,16 @@ class Workspace:
 
     @contextlib.contextmanager
     def _locked(self, wait: float) -> Iterator[None]:
-        """One ingest at a time. Raises Locked, which names the holder."""
-        durable.make_folder(self.local)
+        """One writer at a time. Raises Locked, which names the holder, and what the machine refuses as RagopsError."""
+        try:
+            durable.make_folder(self.local)
+            with self._lock(wait):
+                yield
+        except (OSError, sqlite3.Error) as error:
+            raise _environment(error, self.root) from error
+
+    @contextlib.contextmanager
+    def _lock(self, wait: float) -> Iterator[None]:
         lock = os.open(self.local / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             deadline = time.monotonic() + wait
@@ -242,41 +247,36 @@ class Workspace:
     # ------------------------------------------------------------------ releases
     def releases(self) -> list[dict[str, Any]]:
         """The kept releases, oldest first, as `ragops releases list --json` prints them. Loads no engine."""
-        from ragops.stores.releases import is_held, live_release
-
-        store = self.store
-        live = live_release(store)
-        held = is_held(store)
-        return [
-            {
-                "number": release.number,
-                "live": live is not None and release.number == live.number,
-                "held": held and live is not None and release.number == live.number,
-                "created": release.created,
-                "fingerprint": release.fingerprint,
-                "points": release.points,
-                "model": release.space.model,
-                "space": release.space.fingerprint,
-                "numerics": release.numerics,
-                "incomplete": list(release.notes.get("incomplete", ())),
-            }
-            for release in store.releases()
-        ]
+        return [self._described(release) for release in self.store.releases()]
 
     def release(self, number: int | None = None) -> dict[str, Any]:
         """One kept release, the live one without a number: what it holds, its cost, what is wrong with it."""
         from ragops.stores.releases import find, live_release
 
-        live = live_release(self.store) if number is None else None
-        chosen = find(self.store, live.number if live else number).number
-        found = next(each for each in self.releases() if each["number"] == chosen)
-        release = find(self.store, chosen)
-        return {
-            **found,
-            "numerics": release.numerics,
+        store = self.store
+        release = (live_release(store) if number is None else None) or find(store, number)
+        return self._described(release) | {
             "recipe": dict(release.notes.get("recipe", {})),
-            "work": self.store.work(chosen),
-            "damage": self.store.check(chosen),
+            "work": dict(store.work(release.number)),
+            "damage": store.check(release.number),
+        }
+
+    def _described(self, release: Release) -> dict[str, Any]:
+        from ragops.stores.releases import is_held, live_release
+
+        live = live_release(self.store)
+        is_live = live is not None and release.number == live.number
+        return {
+            "number": release.number,
+            "live": is_live,
+            "held": is_live and is_held(self.store),
+            "created": release.created,
+            "fingerprint": release.fingerprint,
+            "points": release.points,
+            "model": release.space.model,
+            "space": release.space.fingerprint,
+            "numerics": release.numerics,
+            "incomplete": list(release.notes.get("incomplete", ())),
         }
 
     def publish(self, number: int | None = None, *, wait: float = 0) -> Release:
@@ -364,20 +364,15 @@ class Workspace:
 
     def reader(self, number: int | None = None) -> Reader:
         """The live release, or a kept one, open for reading until `close`."""
+        from ragops.stores.releases import find
+
         store = self.store
-        if number is None:
-            live = store.live()
-            if live is None:
-                raise UsageError(f"{self.root} has no release yet", "Make one: ragops ingest")
-            number = live.number
-        elif number not in (kept := [release.number for release in store.releases()]):
-            raise UsageError(
-                f"there is no release {number}; kept are {', '.join(map(str, kept)) or 'none'}",
-                "Older ones are removed beyond release.keep; `ragops status` lists them.",
-            )
-        if number not in self._readers:
-            self._readers[number] = store.open(number)
-        return self._readers[number]
+        release = store.live() if number is None else find(store, number)
+        if release is None:
+            raise UsageError(f"{self.root} has no release yet", "Make one: ragops ingest")
+        if release.number not in self._readers:
+            self._readers[release.number] = store.open(release.number)
+        return self._readers[release.number]
 
     def encoder(self, release: Release) -> Embedder:
         """The query encoder of a release's own space: never torch."""
@@ -403,18 +398,7 @@ class Workspace:
             ]
         return {
             "workspace": str(self.root),
-            "release": None
-            if live is None
-            else {
-                "number": live.number,
-                "held": self.store.held(),
-                "created": live.created,
-                "fingerprint": live.fingerprint,
-                "points": live.points,
-                "model": live.space.model,
-                "space": live.space.fingerprint,
-                "numerics": live.numerics,
-            },
+            "release": None if live is None else self._described(live),
             "releases": [release.number for release in self.store.releases()],
             "sources": sources,
             "last_run": last,

@@ -46,7 +46,7 @@ class Dataset:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.file} is damaged: {error}", "Run `ragops verify --repair`.") from error
+            raise StoreError(f"{self.file} is damaged: {error}", shards.MEND) from error
         if schema > SCHEMA:
             raise SchemaError(
                 f"{self.file} was written by a newer ragops (schema {schema}; this one knows {SCHEMA})",
@@ -180,12 +180,10 @@ class Dataset:
         try:
             data = file.read_bytes()
             if not shards.is_named(name, ids.sha256(data)):
-                raise StoreError(
-                    f"{file} is damaged: its content does not match its name", "Run `ragops verify --repair`."
-                )
+                raise StoreError(f"{file} is damaged: its content does not match its name", shards.MEND)
             return pl.read_parquet(data)
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(f"{file} cannot be read: {error}", "Run `ragops verify --repair`.") from error
+            raise StoreError(f"{file} cannot be read: {error}", shards.MEND) from error
 
     def points(self, manifest: Mapping[str, Any], wanted: Mapping[str, set[str]] | None = None) -> Iterator[Point]:
         """Points as a store keeps them, shard by shard; `wanted`: document id -> point ids, None for all."""
@@ -249,7 +247,7 @@ class Dataset:
                     found[key] = array("f", vector)
         lost = next((key for key in keys if key not in found), None)
         if lost is not None:
-            raise StoreError(f"the vector {ids.short(lost)} is missing", "Run `ragops verify --repair`.")
+            raise StoreError(f"the vector {ids.short(lost)} is missing", shards.MEND)
         return found
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Compression: TypeAlias = Literal["zstd", "uncompressed"]
 
+MEND = "Run `ragops verify --repair`: what is damaged is made again."
 LEVEL = 1  # of zstd: a quarter less time than by default for one hundredth more bytes
 PER_SHARD = 16
 MAX_SHARDS = 1024  # a power of two, at most 4096: prefixes have 12 bits

@@ -15,7 +15,6 @@ from ragops_pipelines import shards
 from ragops_pipelines.state import State
 
 SCHEMA = 1
-MEND = "Run `ragops verify --repair`: it is read again."
 LARGE = 1 << 20  # bytes; larger objects have a file each
 
 
@@ -96,24 +95,31 @@ class Snapshot:
                 )
             data = found["data"][0]
         if ids.sha256(data) != sha:
-            raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", MEND)
+            raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", shards.MEND)
         return data
 
     def check(self, state: State) -> list[str]:
         """What is wrong with the bytes that are kept, by their hashes; empty when nothing is."""
+        import polars as pl
+
         try:
             packs, _ = self._layout()
         except StoreError as error:
             return [error.message]
-        found = []
+        found: list[str] = []
+        lost = _named(state)
         for name in packs.values():
             digest = durable.digest(self.objects / name)
             if digest is None or not shards.is_named(name, digest):
                 found.append(f"{self.objects / name} is {'missing' if digest is None else 'damaged'}")
-        for sha in sorted(_named(state)):
-            file = self.objects / sha
-            if file.exists() and durable.digest(file) != sha:
-                found.append(f"{file} is damaged")
+            else:
+                lost.difference_update(pl.read_parquet(self.objects / name, columns=["sha"])["sha"])
+        for sha in sorted(lost):
+            if (digest := durable.digest(self.objects / sha)) is not None and digest != sha:
+                found.append(f"{self.objects / sha} is damaged")
+            lost -= {sha} if digest is not None else set()
+        if lost and not found:  # else they may have stood in what is damaged
+            found.append(f"the snapshot has no bytes for {len(lost)} sources, such as {ids.short(min(lost))}")
         return found
 
     def _write_packs(self, state: State, *, anew: bool) -> tuple[dict[str, str], int, int]:
@@ -164,7 +170,7 @@ class Snapshot:
             except (OSError, pl.exceptions.PolarsError) as error:
                 if anew:
                     continue
-                raise StoreError(f"{self.objects / name} cannot be read: {error}", MEND) from error
+                raise StoreError(f"{self.objects / name} cannot be read: {error}", shards.MEND) from error
             for sha, data in rows:
                 if sha in live and shards.prefix(sha) % count == shard:
                     yield sha, data
@@ -182,7 +188,7 @@ class Snapshot:
         except FileNotFoundError:
             return {}, 1
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.file} is damaged: {error}", MEND) from error
+            raise StoreError(f"{self.file} is damaged: {error}", shards.MEND) from error
 
 
 def _named(state: State) -> set[str]:

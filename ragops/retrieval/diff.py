@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ragops.errors import UsageError
 from ragops.retrieval.explain import HitChange, chunker_changed
+from ragops.stores.releases import find
 from ragops.types import PointRow, Release, Store
 
 Change: TypeAlias = Literal["added", "removed", "changed", "moved"]
@@ -116,7 +117,7 @@ def diff(store: Store, a: int, b: int) -> Difference:
     texts are one that moved; this is not seen where the vector space changed, nor on a server, which keeps no vector
     keys. Permissions are no part of it: they are the same for every release.
     """
-    old, new = _release(store, a), _release(store, b)
+    old, new = find(store, a), find(store, b)
     documents: dict[str, _Rows] = {}
     unchanged = 0
     for before, after in _merged(store.point_rows(a), store.point_rows(b)):
@@ -142,12 +143,9 @@ def diff(store: Store, a: int, b: int) -> Difference:
 def between(store: Store, a: int | None, b: int | None) -> tuple[int, int]:
     """Which releases to compare: without `b` the live one, without `a` the one kept before `b`. Raises UsageError."""
     if b is None:
-        live = store.live()
-        if live is None:
-            raise UsageError("there is no release yet", "Make one: ragops ingest")
-        b = live.number
+        b = (store.live() or find(store, None)).number
     if a is None:
-        _release(store, b)
+        find(store, b)
         older = [release.number for release in store.releases() if release.number < b]
         if not older:
             raise UsageError(
@@ -156,16 +154,6 @@ def between(store: Store, a: int | None, b: int | None) -> tuple[int, int]:
             )
         a = older[-1]
     return a, b
-
-
-def _release(store: Store, number: int) -> Release:
-    kept = {release.number: release for release in store.releases()}
-    if number not in kept:
-        raise UsageError(
-            f"there is no release {number}; kept are {', '.join(map(str, kept)) or 'none'}",
-            "Older ones are removed beyond release.keep; `ragops releases list` lists them.",
-        )
-    return kept[number]
 
 
 def _merged(old: Iterator[PointRow], new: Iterator[PointRow]) -> Iterator[tuple[PointRow | None, PointRow | None]]:
