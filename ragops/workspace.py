@@ -21,6 +21,7 @@ from ragops.stores import open_store
 if TYPE_CHECKING:
     from ragops.retrieval.diff import Difference
     from ragops.retrieval.search import Results
+    from ragops.stores.transfer import Transferred
     from ragops.types import Connector, Embedder, Filter, Reader, Release, Store
     from ragops_pipelines.collect import Collected
     from ragops_pipelines.job import Event, Job, Plan, Summary
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ragops_pipelines.verify import Verification
 
 
+EMBEDDED = "embedded"  # the name of the store in the workspace, where a server's address could stand
 FULL = 1 << 20  # bytes; with less than this free, a failing write failed for want of space
 
 
@@ -81,7 +83,9 @@ class Workspace:
     # ------------------------------------------------------------------ parts
     @property
     def store(self) -> Store:
-        store = self.settings.store
+        return self._store(self.settings.store)
+
+    def _store(self, store: config.StoreSettings) -> Store:
         return open_store(self.local / "store", store.collection, url=store.url)
 
     @contextlib.contextmanager
@@ -326,6 +330,45 @@ class Workspace:
 
         with self._locked(wait), self._job(None, Options(), None, add=False) as job:
             return collect(job)
+
+    # ------------------------------------------------------------------ care
+    def migrate_store(
+        self, to: str, *, switch: bool = True, wait: float = 0, progress: Callable[[Event], None] | None = None
+    ) -> Transferred:
+        """Copy every kept release to the server at the address `to`, or to "embedded", and compare both; then change
+        `store.url` in params.yaml, unless told not to `switch`. The store that was copied stays as it is.
+
+        Run again after it broke off, it goes on. Raises UsageError, StoreError; `store.url` is then as it was.
+        """
+        from ragops import params
+        from ragops.stores.transfer import transfer
+        from ragops_pipelines.job import Event
+
+        file = self.root / config.FILE
+        with self._locked(wait):
+            self.settings = config.load(file)
+            store = self.settings.store
+            url = None if to == EMBEDDED else to
+            text = params.with_store_url(file.read_text("utf-8"), url)
+            if url == store.url:
+                raise UsageError(
+                    f"the releases of {self.root} are there already: store.url is {url or 'not set, so embedded'}",
+                    "Move them with: ragops store migrate --to URL, or --to embedded",
+                )
+            target = self._store(replace(store, url=url))
+            with self.state() as state:
+                done = transfer(
+                    self.store,
+                    target,
+                    name=f"the collection {store.collection} of the {url or 'embedded store'}",
+                    ours=lambda release: state.made(release.number, release.fingerprint, release.created),
+                    tell=lambda what, n, total: progress(Event(what, n, total)) if progress else None,
+                )
+            if switch:
+                self.close()
+                durable.write_atomic(file, text.encode())
+                self.settings = config.parse(text)
+            return done
 
     # ------------------------------------------------------------------ asking
     def search(

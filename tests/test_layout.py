@@ -12,7 +12,7 @@ PACKAGES = {"ragops": ROOT / "ragops", "ragops_connectors": ROOT / "connectors/r
             "ragops_pipelines": ROOT / "pipelines/ragops_pipelines"}  # fmt: skip
 FLOORS = [
     {"ragops.types", "ragops.errors", "ragops.ids", "ragops.config", "ragops.durable", "ragops.templates"},
-    {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources"},
+    {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources", "ragops.params"},
     {"ragops.retrieval"},
     {"ragops_pipelines"},
     {"ragops.workspace", "ragops.doctor"},

@@ -233,6 +233,15 @@ class State:
             (datetime.now(UTC).isoformat(timespec="seconds"), outcome, json.dumps(summary), number),
         )
 
+    def made(self, number: int, fingerprint: str, created: str) -> bool:
+        """Whether a run here made that release. ISO times in UTC, so that they compare as text."""
+        row = self.db.execute(
+            "SELECT started <= ? AND finished >= ?, summary FROM runs WHERE number = ? AND outcome = 'recorded'",
+            (created, created, number),
+        ).fetchone()
+        summary = json.loads(row[1]) if row and row[0] else None
+        return bool(summary and summary["fingerprint"] == fingerprint)
+
     def last_run(self) -> dict[str, Any] | None:
         row = self.db.execute(
             "SELECT number, started, finished, outcome, summary FROM runs ORDER BY number DESC LIMIT 1"

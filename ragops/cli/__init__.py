@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from ragops.cli import doctor, gc, ingest, init, rejects, releases, search, status, verify
+from ragops.cli import doctor, gc, ingest, init, rejects, releases, search, status, store, verify
 from ragops.errors import RagopsError
 
 STOPPED = 130
@@ -27,6 +27,7 @@ app.command("search")(search.command)
 app.command("status")(status.command)
 app.add_typer(releases.app, name="releases")
 app.add_typer(rejects.app, name="rejects")
+app.add_typer(store.app, name="store")
 app.command("verify")(verify.command)
 app.command("gc")(gc.command)
 app.command("doctor")(doctor.command)
