@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ragops import config, durable, ids
-from ragops.errors import Locked, RagopsError, UsageError
+from ragops import config, durable, ids, lock
+from ragops.errors import RagopsError, UsageError
 from ragops.stores import open_store
 
 if TYPE_CHECKING:
+    from ragops.backup import BackedUp, Restored
+    from ragops.migration import Step
     from ragops.retrieval.diff import Difference
     from ragops.retrieval.search import Results
     from ragops.stores.transfer import Transferred
@@ -51,6 +51,10 @@ class Workspace:
         root = find(Path(path) if path is not None else None)
         if root is None:
             where = Path(path).absolute() if path is not None else Path.cwd()
+            if (where / ".ragops-restore" / "READY").exists():
+                raise UsageError(
+                    f"a restore in {where} was stopped at its end", "Run the same `ragops restore` again: it goes on."
+                )
             raise UsageError(
                 f"no workspace (no {config.FILE}) in {where}" + ("" if path is not None else " or above it"),
                 "Make one with `ragops init`, or ingest a folder right away: ragops ingest ./docs",
@@ -149,6 +153,7 @@ class Workspace:
     def _job(
         self, path: str | os.PathLike[str] | None, options: Any, progress: Callable[[Event], None] | None, *, add: bool
     ) -> Iterator[Job]:
+        from ragops.migration import refuse_newer_data
         from ragops_pipelines.dataset import Dataset
         from ragops_pipelines.job import Job
         from ragops_pipelines.snapshot import Snapshot
@@ -161,6 +166,7 @@ class Workspace:
             local = self.local if add or self.local.exists() else Path(stack.enter_context(TemporaryDirectory()))
             state = stack.enter_context(contextlib.closing(State(local)))
             cache = stack.enter_context(contextlib.closing(Cache(local)))
+            refuse_newer_data(self.root, state)
             configured = {source.name for source in self.settings.sources}
             known = set(state.get("source_settings") or {}) if path is None else set()
             yield Job(
@@ -209,36 +215,12 @@ class Workspace:
         """One writer at a time. Raises Locked, which names the holder, and what the machine refuses as RagopsError."""
         try:
             durable.make_folder(self.local)
-            with self._lock(wait):
+            with lock.hold(self.local / "lock", wait) as died:
+                if died:
+                    self._sweep()
                 yield
         except (OSError, sqlite3.Error) as error:
             raise _environment(error, self.root) from error
-
-    @contextlib.contextmanager
-    def _lock(self, wait: float) -> Iterator[None]:
-        lock = os.open(self.local / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            deadline = time.monotonic() + wait
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        holder = os.pread(lock, 64, 0).decode("ascii", "replace").strip() or "unknown"
-                        raise Locked(
-                            f"another ingest works on {self.root} (process {holder})",
-                            "Wait for it to end, or let this one wait: ragops ingest --wait 600",
-                        ) from None
-                    time.sleep(0.1)
-            died = bool(os.pread(lock, 20, 0).strip())  # who ends without an error takes its name away
-            os.pwrite(lock, f"{os.getpid():<19}\n".encode(), 0)  # of equal length: to cut a file short takes long
-            if died:
-                self._sweep()
-            yield
-            os.pwrite(lock, b" " * 19 + b"\n", 0)
-        finally:
-            os.close(lock)
 
     def _sweep(self) -> None:
         """Remove what a process left that died: drafts, temporary files, the work area."""
@@ -342,7 +324,6 @@ class Workspace:
         """
         from ragops import params
         from ragops.stores.transfer import transfer
-        from ragops_pipelines.job import Event
 
         file = self.root / config.FILE
         with self._locked(wait):
@@ -362,13 +343,59 @@ class Workspace:
                     target,
                     name=f"the collection {store.collection} of the {url or 'embedded store'}",
                     ours=lambda release: state.made(release.number, release.fingerprint, release.created),
-                    tell=lambda what, n, total: progress(Event(what, n, total)) if progress else None,
+                    tell=_teller(progress),
                 )
             if switch:
                 self.close()
                 durable.write_atomic(file, text.encode())
                 self.settings = config.parse(text)
             return done
+
+    def backup(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        replace: bool = False,
+        wait: float = 0,
+        progress: Callable[[Event], None] | None = None,
+    ) -> BackedUp:
+        """Write releases, pointer and hold, permissions, state, cache, snapshot, dataset, models and params into one
+        tar file. Ingests wait, readers go on. `replace`: a file that is there. Raises UsageError, StoreError, DiskFull.
+        """
+        from ragops.backup import backup
+
+        with self._locked(wait):
+            self.settings = config.load(self.root / config.FILE)
+            return backup(self.root, self.settings, self.store, Path(file), replace=replace, tell=_teller(progress))
+
+    @classmethod
+    def restore(
+        cls,
+        file: str | os.PathLike[str],
+        path: str | os.PathLike[str] = ".",
+        *,
+        to: str | None = None,
+        replace: bool = False,
+        wait: float = 0,
+        progress: Callable[[Event], None] | None = None,
+    ) -> Restored:
+        """Make the workspace of a backup in the folder `path`, whole or not at all.
+
+        Releases of a server go back to it, or `to` "embedded" or another address. `replace`: give up the workspace that
+        is there, or the newer releases on the server. Raises UsageError, SchemaError, StoreError, DiskFull.
+        """
+        from ragops.backup import restore
+
+        return restore(Path(file), Path(path), to=to, replace=replace, wait=wait, tell=_teller(progress))
+
+    def migrate(self, *, wait: float = 0) -> list[Step]:
+        """Lift every artefact of an older ragops to this one's schema. Raises SchemaError where one is newer."""
+        from ragops.migration import migrate
+
+        with self._locked(wait):
+            found = migrate(self.root)
+            self.settings = config.load(self.root / config.FILE)
+            return found
 
     # ------------------------------------------------------------------ asking
     def search(
@@ -471,6 +498,12 @@ def find(path: Path | None) -> Path | None:
         return path if (path / config.FILE).is_file() else None
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / config.FILE).is_file()), None)
+
+
+def _teller(progress: Callable[[Event], None] | None) -> Callable[[str, int, int], None]:
+    from ragops_pipelines.job import Event
+
+    return lambda stage, done, total: progress(Event(stage, done, total)) if progress else None
 
 
 def _plain(value: Any) -> Any:

@@ -11,11 +11,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {"ragops": ROOT / "ragops", "ragops_connectors": ROOT / "connectors/ragops_connectors",
             "ragops_pipelines": ROOT / "pipelines/ragops_pipelines"}  # fmt: skip
 FLOORS = [
-    {"ragops.types", "ragops.errors", "ragops.ids", "ragops.config", "ragops.durable", "ragops.templates"},
+    {
+        "ragops.types",
+        "ragops.errors",
+        "ragops.ids",
+        "ragops.config",
+        "ragops.durable",
+        "ragops.templates",
+        "ragops.lock",
+    },
     {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources", "ragops.params"},
     {"ragops.retrieval"},
     {"ragops_pipelines"},
-    {"ragops.workspace", "ragops.doctor"},
+    {"ragops.archive", "ragops.backup", "ragops.migration", "ragops.workspace", "ragops.doctor"},
     {"ragops.cli", "ragops.__main__", "ragops"},
 ]
 APART = {"ragops_connectors", "ragops.embedders", "ragops.stores"}  # never import one another

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ragops.types import Vectors
 
 SCHEMA = 2
+CACHE_SCHEMA = 1  # 0: the same without a version
 
 _STATE = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -285,20 +286,34 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "cache.db"
         try:
-            self.db = _connect(self.file, _CACHE)
+            self.db = self._connected()
         except StoreError:  # damaged: it can all be computed again
             _remove(self.file)
-            self.db = _connect(self.file, _CACHE)
+            self.db = self._connected()
         self.db.execute("PRAGMA synchronous = NORMAL")  # whole after a power cut; the last batches may be missing
 
     def close(self) -> None:
         self.db.close()
 
+    def _connected(self) -> sqlite3.Connection:
+        """Raises SchemaError for one of a newer ragops, which is left as it is."""
+        db = _connect(self.file)
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > CACHE_SCHEMA:
+            db.close()
+            raise SchemaError(
+                f"{self.file} was written by a newer ragops (schema {version}; this one knows {CACHE_SCHEMA})",
+                "Upgrade: pip install -U ragops",
+            )
+        if version < CACHE_SCHEMA:
+            db.executescript(_CACHE + f"PRAGMA user_version = {CACHE_SCHEMA};")
+        return db
+
     def discard(self) -> None:
         """Begin again with nothing."""
         self.db.close()
         _remove(self.file)
-        self.db = _connect(self.file, _CACHE)
+        self.db = self._connected()
 
     def has_parse(self, key: str) -> bool:
         return bool(self._rows("SELECT 1 FROM parses WHERE key = ?", (key,)))

@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from ragops.cli import doctor, gc, ingest, init, rejects, releases, search, status, store, verify
+from ragops.cli import (
+    backup,
+    doctor,
+    gc,
+    ingest,
+    init,
+    migrate,
+    rejects,
+    releases,
+    restore,
+    search,
+    status,
+    store,
+    verify,
+)
 from ragops.errors import RagopsError
 
 STOPPED = 130
@@ -30,6 +44,9 @@ app.add_typer(rejects.app, name="rejects")
 app.add_typer(store.app, name="store")
 app.command("verify")(verify.command)
 app.command("gc")(gc.command)
+app.command("backup")(backup.command)
+app.command("restore")(restore.command)
+app.command("migrate")(migrate.command)
 app.command("doctor")(doctor.command)
 
 

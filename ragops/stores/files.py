@@ -10,6 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 BLOCK = 1 << 16
 _ZERO = bytes(BLOCK)
@@ -75,7 +79,13 @@ def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _blocks(fd: int) -> Iterator[tuple[int, bytes]]:
+def hash_block(digest: Hash, at: int, block: bytes) -> None:
+    """One block of a checksum; those that are all zeros are left out."""
+    digest.update(at.to_bytes(8, "big"))
+    digest.update(block)
+
+
+def blocks(fd: int) -> Iterator[tuple[int, bytes]]:
     """The 64 KiB blocks of a file that are not all zeros, with their offsets: the same, sparse or not."""
     size = os.fstat(fd).st_size
     done = 0
@@ -96,9 +106,8 @@ def checksum(path: str | Path) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         digest = hashlib.sha256(os.fstat(fd).st_size.to_bytes(8, "big"))
-        for at, block in _blocks(fd):
-            digest.update(at.to_bytes(8, "big"))
-            digest.update(block)
+        for at, block in blocks(fd):
+            hash_block(digest, at, block)
         return digest.hexdigest()
     finally:
         os.close(fd)
@@ -114,11 +123,10 @@ def copy_sparse(source: str | Path, target: str | Path) -> tuple[str, int]:
             size = os.fstat(src).st_size
             digest = hashlib.sha256(size.to_bytes(8, "big"))
             copied = 0
-            for at, block in _blocks(src):
-                digest.update(at.to_bytes(8, "big"))
-                digest.update(block)
+            for at, block in blocks(src):
+                hash_block(digest, at, block)
                 if not cloned:
-                    _write_all(dst, block, at)
+                    write_all(dst, block, at)
                     copied += len(block)
             os.ftruncate(dst, size)
             return digest.hexdigest(), copied
@@ -136,7 +144,7 @@ def _reflink(src: int, dst: int) -> bool:
     return True
 
 
-def _write_all(fd: int, data: bytes, at: int) -> None:
+def write_all(fd: int, data: bytes, at: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, at)

@@ -1,6 +1,6 @@
 """Releases from one store to another, with their vectors: to a server, back from it, into a backup and out of one.
 
-The source is only read. What is there already and matches is passed over, so a transfer that broke off goes on. Nothing
+The source stays as it is. What is there already and matches is passed over: a transfer that broke off goes on. Nothing
 is published on the target before all of it was compared with the source.
 """
 
@@ -115,6 +115,7 @@ def _tell(tell: Tell, before: int, total: int, done: int) -> None:
 def _check_source(source: Store, releases: Sequence[Release]) -> None:
     if not releases:
         raise UsageError("there is no release to copy", "Make one: ragops ingest")
+    source.tidy()  # else a draft of a dead attempt passes for a damaged release
     for number in source.numbers():
         for problem in source.check(number):
             raise StoreError(
