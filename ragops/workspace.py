@@ -386,7 +386,10 @@ class Workspace:
         """
         from ragops.backup import restore
 
-        return restore(Path(file), Path(path), to=to, replace=replace, wait=wait, tell=_teller(progress))
+        try:
+            return restore(Path(file), Path(path), to=to, replace=replace, wait=wait, tell=_teller(progress))
+        except (OSError, sqlite3.Error) as error:
+            raise _environment(error, Path(path).absolute()) from error
 
     def migrate(self, *, wait: float = 0) -> list[Step]:
         """Lift every artefact of an older ragops to this one's schema. Raises SchemaError where one is newer."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from ragops import archive, backup, ids
 from ragops.errors import Locked, RagopsError, SchemaError, StoreError, UsageError
 from ragops.stores import files
+from ragops.stores import manifest as manifests
 from ragops.types import Store
 from ragops.workspace import Workspace
 from tests.conftest import Result, answer, settle
@@ -587,3 +589,67 @@ def test_what_is_older_is_lifted(lifted: Path, ragops: Callable[..., Result]) ->
     summary = Workspace.open(lifted).ingest()
     assert summary.vectors["computed"] == 0
     assert Workspace.open(lifted).verify().ok
+
+
+# ---------------------------------------------------------------- another engine
+def resealed(workspace: Workspace, number: int, *, version: str, broken: bool) -> None:
+    """As another version of the engine would have left it; `broken`: so that this one cannot open it."""
+    folder = workspace.local / "store/main/releases" / f"{number:08d}"
+    value = json.loads((folder / "manifest.json").read_text())
+    if broken:
+        for path in (folder / "shard").rglob("segment.json"):
+            path.write_bytes(b"#" * path.stat().st_size)
+            value["files"][path.relative_to(folder).as_posix()][1] = files.checksum(path)
+    seal = manifests.load(value | {"seal": manifests._seal({k: v for k, v in value.items() if k != "seal"})}, "test")
+    other = replace(seal, engine=dict(seal.engine) | {"version": version})
+    (folder / "manifest.json").write_text(json.dumps(manifests.dump(other)))
+
+
+def test_a_release_of_another_engine_is_read_and_not_built_on(kb: Workspace, corpus: Path) -> None:
+    before = hits(kb)
+    kb.publish()
+    for number in (1, 2):
+        resealed(kb, number, version="0.0.1", broken=False)
+    assert hits(kb, 1) == before
+    assert kb.ingest().noop
+    assert kb.store.check(2) == []
+    edit(corpus, "notes.txt", "Auks.\n")
+    summary = kb.ingest()
+    assert (summary.release, summary.vectors["computed"]) == (3, 1)
+    assert kb.store.work(3)["copied_bytes"] == 0
+    assert kb.verify().ok
+
+
+@pytest.mark.parametrize("mend", ["ingest", "repair"])
+def test_one_that_this_engine_cannot_open_is_built_again(mend: str, kb: Workspace) -> None:
+    kb.publish()
+    before = hits(kb)
+    resealed(kb, 2, version="0.0.1", broken=True)
+    assert kb.store.check(2) == []
+    with pytest.raises(StoreError, match=r"sealed by qdrant-edge 0\.0\.1, which qdrant-edge .* cannot open") as caught:
+        kb.search("penguins")
+    assert "ragops ingest" in caught.value.hint
+    assert not kb.verify().ok
+    if mend == "ingest":
+        summary = kb.ingest()
+        assert (summary.release, summary.vectors) == (3, {"computed": 0, "reused": 0})
+    else:
+        assert kb.verify(repair=True).ok
+    assert kb.store.live().number == 3  # type: ignore[union-attr]
+    assert hits(kb) == before
+    assert kb.ingest().noop
+    assert kb.verify().ok
+
+
+def test_a_shard_that_does_not_load_is_repaired(kb: Workspace) -> None:
+    """The same engine, whole files, right checksums: nothing but opening it tells."""
+    from importlib.metadata import version
+
+    kb.publish()
+    before = hits(kb)
+    resealed(kb, 2, version=version("qdrant-edge-py"), broken=True)
+    with pytest.raises(StoreError, match="cannot be read"):
+        kb.search("penguins")
+    assert not kb.verify().ok
+    assert kb.verify(repair=True).ok
+    assert hits(kb) == before

@@ -16,7 +16,7 @@ from typing import Any
 from ragops import ids
 from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.stores.manifest import Damaged
-from ragops.stores.releases import is_held, live_release, prune
+from ragops.stores.releases import is_held, live_release, opens, prune
 from ragops.types import Release
 from ragops_pipelines.collect import collect
 from ragops_pipelines.fetch import groups
@@ -223,12 +223,13 @@ def _searchable(job: Job, release: Release) -> bool:
 
 
 def _releases(job: Job) -> tuple[Release | None, Release | None]:
-    """The live release and the newest sealed one: the same, but after a rollback or a crash."""
-    live = live_release(job.store)
-    if live is not None and live.number == max(job.store.numbers()):
-        return live, live
-    sealed = job.store.releases()
-    return live, sealed[-1] if sealed else None
+    """The live release and the newest sealed one: the same, but after a rollback or a crash. One that the engine of
+    today cannot open is nothing to build on: the dataset is loaded anew."""
+    live = head = live_release(job.store)
+    if live is None or live.number != max(job.store.numbers()):
+        sealed = job.store.releases()
+        head = sealed[-1] if sealed else None
+    return live, head if head is None or opens(job.store, head.number) else None
 
 
 def _compare(job: Job, *, whole: bool) -> tuple[Changes, bool]:

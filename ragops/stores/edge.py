@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ragops.stores.batches import Batch
     from ragops.stores.edge_reader import EdgeReader
 
+ENGINE = "qdrant-edge"
 RESERVE = 8 << 20  # bytes of disk that stay free
 ROW_BYTES = 3_000  # of disk per point beside its vectors: payload, sparse vector, indexes (measured: 2,900)
 STRETCH = 1 << 16  # rows of points.parquet that are read at a time, where not all are needed at once
@@ -127,6 +128,10 @@ class EdgeStore:
     def permitted(self, number: int) -> Mapping[str, Permission]:
         """Documents whose permissions were told since they were sealed. Raises StoreError where that is damaged."""
         return overlay.applying(overlay.read(self._permissions), number)
+
+    def sealed_by(self, number: int) -> str | None:
+        """The engine that sealed a release, where that is not the one at hand: it may be unable to open it."""
+        return _other_engine(self._manifest(number))
 
     def work(self, number: int) -> dict[str, int]:
         """What sealing a release cost: `copied_bytes` of the base, points `added` and `deleted`."""
@@ -357,7 +362,15 @@ class EdgeStore:
             self._mend_config(folder, seal)
             from ragops.stores.edge_reader import EdgeReader
 
-            return EdgeReader(folder, seal, lock, overlay.Today(self._permissions, number))
+            try:
+                return EdgeReader(folder, seal, lock, overlay.Today(self._permissions, number))
+            except StoreError as error:
+                if other := _other_engine(seal):
+                    raise StoreError(
+                        f"Release {number} was sealed by {other}, which {_engine_name()} cannot open: {error.message}",
+                        "`ragops ingest` builds the newest release again from the dataset; nothing is embedded for it.",
+                    ) from error
+                raise
         except BaseException:
             files.unlock(lock)
             raise
@@ -450,6 +463,8 @@ class EdgeStore:
             seal = self._sound(number)
         except FileNotFoundError:
             raise self._missing(number) from None
+        if other := _other_engine(seal):  # readers may try; what is to last is not built on it
+            raise Damaged(f"Release {number} was sealed by {other}, and is no base for {_engine_name()}.", MEND)
         old = seal.release
         if old.space.fingerprint != release.space.fingerprint or old.space.dim != release.space.dim:
             raise SpaceMismatch(
@@ -649,14 +664,24 @@ def _index(batch: Batch) -> pl.DataFrame:
     )
 
 
-def _engine(release: Release) -> dict[str, Any]:
+def _engine_name() -> str:
     from importlib.metadata import version
 
+    return f"{ENGINE} {version('qdrant-edge-py')}"
+
+
+def _other_engine(seal: Manifest) -> str | None:
+    """The engine that sealed a release, None where it is the one at hand."""
+    name = f"{seal.engine.get('name')} {seal.engine.get('version')}"
+    return None if name == _engine_name() else name
+
+
+def _engine(release: Release) -> dict[str, Any]:
     from ragops.stores import bm25
 
     return {
-        "name": "qdrant-edge",
-        "version": version("qdrant-edge-py"),
+        "name": ENGINE,
+        "version": _engine_name().removeprefix(f"{ENGINE} "),
         "index": settings(release.space.dim),
         "bm25": {"language": bm25.LANGUAGE, "k": bm25.K1, "b": bm25.B, "avg_len": release.avg_len},
     }
