@@ -45,7 +45,7 @@ def migrate(
         print_json(done.as_dict() | {"to": to, "switched": not no_switch})
         return
     print(f"releases  {', '.join(map(str, done.releases))}; live is {done.live}{', held' if done.held else ''}")
-    print(f"copied    {len(done.copied)} releases, {done.points} points; {len(done.skipped)} were there already")
+    print(f"copied    {done.points} points; there already: {', '.join(map(str, done.skipped)) or 'none'}")
     if done.removed:
         print(f"removed   {', '.join(map(str, done.removed))}: no longer kept")
     print(f"compared  counts of all, and the answers to {done.queries} queries: the same on both")
