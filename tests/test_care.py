@@ -332,6 +332,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_rename_it_is_finished_by_the_next(kb: Workspace, corpus: Path, tmp_path: Path) -> None:
     kb.backup(tmp_path / "old.tar")
     kb.publish()
