@@ -7,6 +7,7 @@ it is unpacked beside, compared, and only then put in its place, `params.yaml` l
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -120,7 +121,7 @@ def _write(
     else:
         base = work / "store"
         if store.releases():
-            copy = open_store(base, collection)
+            copy = open_store(base, dataclasses.replace(settings.store, url=None))
             transfer(store, copy, name="the backup", tell=tell)
     for name in ("state.db", "cache.db"):
         damage += _copy_database(local / name, work / name)
@@ -335,7 +336,7 @@ def _check(file: Path, new: Path, head: Mapping[str, Any], to: str | None, *, re
     settings = config.parse(text)
     refuse_newer(new, settings)
     store = settings.store
-    unpacked = open_store(new / ".ragops" / "store", store.collection)
+    unpacked = open_store(new / ".ragops" / "store", dataclasses.replace(store, url=None))
     found = {str(release.number): release.points for release in unpacked.releases()}
     live = live_release(unpacked)
     if found != head["releases"] or (None if live is None else live.number) != head["live"]:
@@ -345,7 +346,7 @@ def _check(file: Path, new: Path, head: Mapping[str, Any], to: str | None, *, re
         )
     if store.url is None or not found:
         return store.url
-    server = open_store(new / ".ragops" / "store", store.collection, url=store.url)
+    server = open_store(new / ".ragops" / "store", store)
     with contextlib.closing(State(new / ".ragops")) as state:
 
         def ours(release: Release) -> bool:

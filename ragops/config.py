@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ragops.errors import ConfigError
 
@@ -45,8 +45,17 @@ class EmbedSettings:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    url: str | None = None  # a Qdrant server (its key: QDRANT_API_KEY); null: embedded in the workspace
+    url: str | None = None  # a Qdrant server; null: embedded in the workspace. What follows the name is the server's
     collection: str = "main"
+    layout: Literal["in_place", "collection_per_release"] = "in_place"  # releases share a collection, or have their own
+    api_key: str = "env:QDRANT_API_KEY"  # the environment variable that holds the key
+    grpc: bool = False  # instead of REST
+    timeout: float = 60.0  # seconds for one request
+    quantization: Literal["int8", "binary", "none"] = "int8"
+    on_disk: bool = False  # vectors and payloads are not kept in memory
+    shards: int | None = None  # these three: null is what the server says
+    replicas: int | None = None
+    write_consistency: int | None = None  # replicas that must have a write before it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +242,16 @@ def _check_ranges(settings: Settings, where: Where) -> None:
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),
         (("store", "collection"), bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", settings.store.collection)),
          "letters, digits, '-' and '_'"),
+        (("store", "collection"), settings.store.url is None or "--" not in settings.store.collection,
+         "no '--' on a server"),
+        (("store", "api_key"), bool(re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*", settings.store.api_key)),
+         "the name of an environment variable, such as env:QDRANT_API_KEY: keys do not belong into this file"),
+        (("store", "timeout"), 1 <= settings.store.timeout <= 3600, "1 to 3600 seconds"),
+        *((("store", name), value is None or 1 <= value <= most, f"1 to {most}") for name, value, most in (
+            ("shards", settings.store.shards, 1024), ("replicas", settings.store.replicas, 64),
+            ("write_consistency", settings.store.write_consistency, 64))),
+        (("store", "write_consistency"),
+         (settings.store.write_consistency or 1) <= (settings.store.replicas or 64), "at most store.replicas"),
     ]  # fmt: skip
     for path, good, want in checks:
         if not good:

@@ -43,6 +43,7 @@ class Workspace:
         self.data = root / "data"
         self._readers: dict[int | None, Reader] = {}
         self._encoders: dict[str, Embedder] = {}
+        self._stores: dict[config.StoreSettings, Store] = {}
 
     # ------------------------------------------------------------------ making and finding
     @classmethod
@@ -90,7 +91,9 @@ class Workspace:
         return self._store(self.settings.store)
 
     def _store(self, store: config.StoreSettings) -> Store:
-        return open_store(self.local / "store", store.collection, url=store.url)
+        if store not in self._stores:  # a server's holds a connection
+            self._stores[store] = open_store(self.local / "store", store)
+        return self._stores[store]
 
     @contextlib.contextmanager
     def state(self) -> Iterator[State]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ragops.config import StoreSettings
 from ragops.errors import DiskFull, SchemaError, StoreError, UsageError
 from ragops.stores import files, open_store
 from ragops.stores.bm25 import Bm25
@@ -25,7 +26,10 @@ from tests.store_contract import *  # noqa: F403
 from tests.store_contract import DIM, answers, everything, fill, pairs, point, release, vector
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact")
-BACKENDS = ["edge", "local"] + (["server"] if os.environ.get("QDRANT_URL") else [])
+needs_server = pytest.mark.skipif(not os.environ.get("QDRANT_URL"), reason="no Qdrant server: QDRANT_URL is not set")
+LAYOUTS = ("in_place", "collection_per_release")
+BACKENDS: list[Any] = ["edge", *(f"local {layout}" for layout in LAYOUTS)]
+BACKENDS += [pytest.param(f"server {layout}", marks=needs_server) for layout in LAYOUTS]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -38,13 +42,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
     from ragops.stores.server import QdrantStore
 
-    if request.param == "local":
-        yield QdrantStore(QdrantClient(":memory:"))
+    where, _, layout = request.param.partition(" ")
+    if where == "local":
+        yield QdrantStore(QdrantClient(":memory:"), options=StoreSettings(layout=layout))
         return
-    url = os.environ["QDRANT_URL"]
     collection = f"test-{os.getpid()}-{time.monotonic_ns()}"
-    yield QdrantStore.connect(url, collection)
-    client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"))
+    server = QdrantStore.connect(StoreSettings(os.environ["QDRANT_URL"], collection, layout=layout))
+    yield server
+    server.close()
+    client = QdrantClient(url=os.environ["QDRANT_URL"], api_key=os.environ.get("QDRANT_API_KEY"))
     for found in client.get_collections().collections:
         if found.name.startswith(f"{collection}--"):
             client.delete_collection(found.name)
@@ -870,7 +876,7 @@ def test_a_release_whose_lock_was_tidied_away(edge: EdgeStore) -> None:
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    store = open_store(tmp_path, url="http://127.0.0.1:9")
+    store = open_store(tmp_path, StoreSettings(url="http://127.0.0.1:9"))
     for call in (store.live, store.releases, store.open, lambda: store.publish(1)):
         with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9(?s:.)*ragops doctor"):
             call()

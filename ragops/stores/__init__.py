@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ragops.config import StoreSettings
 from ragops.types import Store
 
 
-def open_store(root: Path, collection: str = "main", *, url: str | None = None, prefer_grpc: bool = False) -> Store:
-    """The embedded store in `root` (`<workspace>/.ragops/store`), or the server at `url`.
+def open_store(root: Path, settings: StoreSettings = StoreSettings()) -> Store:
+    """The embedded store in `root` (`<workspace>/.ragops/store`), or the server at `settings.url`.
 
-    The server's key is taken from QDRANT_API_KEY. Nothing is read, written or connected to before it is used.
+    The server's key is taken from the environment. Nothing is read, written or connected to before it is used.
     """
-    if url is not None:
+    if settings.url is not None:
         from ragops.stores.server import QdrantStore
 
-        return QdrantStore.connect(url, collection, prefer_grpc=prefer_grpc)
+        return QdrantStore.connect(settings)
     from ragops.stores.edge import EdgeStore
 
-    return EdgeStore(root, collection)
+    return EdgeStore(root, settings.collection)

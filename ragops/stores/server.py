@@ -1,8 +1,10 @@
-"""Releases on a Qdrant server (or qdrant-client's local mode): one collection per release.
+"""Releases on a Qdrant server (or qdrant-client's local mode).
 
-`<collection>--00000042` holds the points of release 42; `<collection>--meta` holds one point per sealed release and one
-that names the live release. A collection without its point in meta is what a dead attempt left; the next write deletes
-it. There is no lock between readers and `remove` here: prune with the readers in mind.
+Within one vector space all releases share a collection, `<collection>--00000042` after the release that began it. Its
+points carry the numbers of the releases that added and removed them (`versions`), so a release costs what changed.
+A new space, another `avg_len` or a clean build begins another collection; with `layout: collection_per_release` every
+release does, and copies its base. `<collection>--meta` says which releases are sealed, which is live, and who writes
+(`meta`, `lease`). What a dead writer left belongs to a draft there: the next writer takes it back before it begins.
 """
 
 from __future__ import annotations
@@ -10,155 +12,207 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ragops.errors import RagopsError, SpaceMismatch, StoreError, UsageError
-from ragops.stores import bm25, manifest, ranking
-from ragops.stores.batches import batches, check_ids
-from ragops.stores.filters import for_server, parse
+from ragops.config import StoreSettings
+from ragops.errors import ConfigError, Locked, RagopsError, SpaceMismatch, StoreError, UsageError
+from ragops.stores import bm25, manifest, versions
+from ragops.stores.batches import Batch, batches, check_ids
+from ragops.stores.connection import PAGE, Connection, Missing
 from ragops.stores.index import (
     DENSE,
-    EF,
     FULL_SCAN_KB,
     HNSW_EF,
     HNSW_M,
     INDEXED_FIELDS,
     INDEXED_FROM,
-    OVERSAMPLING,
     QUANTILE,
     SPARSE,
     kilobytes,
     settings,
 )
-from ragops.stores.manifest import Manifest
-from ragops.types import Filter, Permission, Point, PointRow, Release, Scored
+from ragops.stores.lease import SECONDS, Lease
+from ragops.stores.manifest import Damaged, Manifest
+from ragops.stores.meta import Draft, Meta, Records
+from ragops.stores.server_reader import QdrantReader
+from ragops.types import Permission, Point, PointRow, Release
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
-    from ragops.types import Vectors
-
-_NAMESPACE = uuid.UUID("6f0b5d5e-6c3c-5b3e-9d3a-2b1f7c1f0a02")
-_LIVE = str(uuid.uuid5(_NAMESPACE, "live"))
+OLDEST = (1, 16)  # writes on a condition, which the lease is made of
+CORPUS = (1, 19)  # IDF of a part of a collection, which sharing one needs
+PLACES = 10  # decimals of a vector's numbers: float32 of unit length, in half of JSON's digits
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_PAGE = 250  # points per request: with vectors and payloads far below the server's 32 MiB
+_REPAIR = "Nothing was published. `ragops verify --repair` builds the release from the dataset."
 
 
 def _ignore(_: int) -> None:
     return None
 
 
-class QdrantStore:
-    """The store of one collection behind a qdrant-client."""
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A server as `ragops doctor` sees it."""
 
-    def __init__(self, client: QdrantClient, collection: str = "main", *, where: str = "the Qdrant server") -> None:
-        """`where` names the server in messages."""
+    version: str
+    collections: Sequence[str]  # ours
+    strangers: Sequence[str]  # with names like ours that no release and no draft accounts for
+    alias: str | None  # the collection that other clients find under our name; None where nothing has that name
+    writer: str | None  # who holds the lease
+    key_in_clear: bool  # an API key over http to another machine
+
+
+class QdrantStore:
+    """The store of one collection on a server."""
+
+    def __init__(
+        self,
+        client: QdrantClient | Connection,
+        collection: str = "main",
+        *,
+        options: StoreSettings = StoreSettings(),
+        lease: float = SECONDS,
+    ) -> None:
+        """`lease`: seconds after which a writer that says nothing is taken for dead."""
         if not _NAME.fullmatch(collection) or "--" in collection:
             raise UsageError(
                 f"{collection!r} is no name for a collection",
                 "Use up to 64 letters, digits, single '-', '_' and '.', with a letter or digit first.",
             )
         self.collection = collection
-        self._client = client
-        self._meta = f"{collection}--meta"
-        self._where = where
+        self._options = options
+        self._connection = client if isinstance(client, Connection) else Connection(client)
+        self._where = self._connection.where
+        self._meta = Meta(self._connection, collection)
+        self._seconds = lease
 
     @classmethod
-    def connect(cls, url: str, collection: str = "main", *, prefer_grpc: bool = False) -> QdrantStore:
-        """The server at `url`; its key is taken from QDRANT_API_KEY."""
-        from qdrant_client import QdrantClient
+    def connect(cls, options: StoreSettings) -> QdrantStore:
+        """The server at `options.url`. Nothing is sent yet. Raises UsageError, ConfigError."""
+        return cls(Connection.open(options, _key(options)), options.collection, options=options)
 
-        try:
-            client = QdrantClient(
-                url=url,
-                api_key=os.environ.get("QDRANT_API_KEY"),
-                prefer_grpc=prefer_grpc,
-                timeout=60,
-                check_compatibility=False,
-            )
-        except ValueError as error:
-            raise UsageError(
-                f"{url!r} is no address of a Qdrant server: {error}", "Such as http://localhost:6333."
-            ) from None
-        return cls(client, collection, where=url)
+    def close(self) -> None:
+        self._connection.close()
 
     # ------------------------------------------------------------ reading
     def releases(self) -> list[Release]:
-        """Sealed releases, oldest first."""
-        with self._errors():
-            return [seal.release for seal in self._manifests()]
+        """Sealed releases, oldest first; one whose manifest is damaged is left out."""
+        return [seal.release for seal in self._seals(self._meta.read()).values()]
 
     def numbers(self) -> list[int]:
-        """Every number that a collection on the server or a manifest has."""
-        name = re.compile(re.escape(self.collection) + r"--(\d{8,18})")
-        with self._errors():
-            found = (name.fullmatch(each.name) for each in self._client.get_collections().collections)
-            return sorted({int(m[1]) for m in found if m} | {seal.release.number for seal in self._manifests()})
+        """Every number that a release has, sound or damaged."""
+        return list(self._meta.read().seals)
+
+    def live(self) -> Release | None:
+        records = self._meta.read()
+        return None if records.live is None else self._seal(records, int(records.live["number"])).release
 
     def held(self) -> bool:
         """Whether the live release stays until somebody publishes another."""
-        with self._errors():
-            value = self._get(_LIVE)
-            return bool(value and value.get("hold"))
-
-    def live(self) -> Release | None:
-        with self._errors():
-            number = self._live_number()
-            return None if number is None else self._manifest(number).release
+        live = self._meta.read().live
+        return live is not None and bool(live.get("hold"))
 
     def open(self, number: int | None = None, *, unsound: bool = False) -> QdrantReader:
         """The live release, or the numbered one. Raises StoreError."""
-        with self._errors():
-            chosen = self._live_number() if number is None else number
-            if chosen is None:
-                raise StoreError(
-                    f"Nothing is published in {self.collection} on {self._where} yet.", "Run `ragops ingest`."
-                )
-            return QdrantReader(self._client, self._name(chosen), self._manifest(chosen).release, self._where)
+        records, seal = self._find(number)
+        problem = None if unsound else self._collection_problem(seal)
+        if problem is not None:
+            raise Damaged(problem, manifest.MEND)
+        release, record = seal.release, records.seals[seal.release.number]
+        shared = not _alone(seal)
+        if shared:
+            self._check_version(CORPUS, "the releases here share a collection")
+        return QdrantReader(
+            self._connection,
+            _collection(seal),
+            release,
+            shared=shared,
+            kept=lambda: self._meta.read().seals.get(release.number) == record,
+        )
 
     def point_ids(self, number: int) -> Iterator[str]:
         """Ids of a sealed release, sorted."""
-        with self._errors():
-            self._manifest(number)
-        for record in self._scroll(self._name(number), payload=False, vectors=False):
-            yield str(record.id)
+        for payload in self._payloads(number, [versions.ID]):
+            yield payload[versions.ID]
 
     def point_rows(self, number: int) -> Iterator[PointRow]:
-        """The points of a sealed release by id: a server does not keep the vector key."""
-        with self._errors():
-            self._manifest(number)
-        for record in self._scroll(self._name(number), payload=["chunk_id", "document_id", "uri"], vectors=False):
-            payload = record.payload or {}
-            yield PointRow(str(record.id), payload["chunk_id"], payload["document_id"], "", payload.get("uri") or "")
+        """The points of a sealed release, sorted by id."""
+        for found in self._payloads(number, [versions.ID, "chunk_id", "document_id", versions.KEY, "uri"]):
+            uri = found.get("uri") or ""
+            yield PointRow(found[versions.ID], found["chunk_id"], found["document_id"], found[versions.KEY], uri)
+
+    def permitted(self, number: int) -> Mapping[str, Permission]:
+        """Nothing: `permit` writes into the points themselves."""
+        return {}
 
     def work(self, number: int) -> dict[str, int]:
-        """What sealing a release cost: points copied of the base, points added."""
-        with self._errors():
-            return dict(self._manifest(number).work)
+        """What sealing a release cost: points `copied_points` of the base, `added` and `deleted`."""
+        return dict(self._find(number)[1].work)
 
     def check(self, number: int | None = None) -> list[str]:
-        """Whether each sealed release has its collection and its count of points, and LIVE its release."""
+        """Whether each sealed release has its collection and its count of points, and the live one is there."""
         found = []
-        with self._errors():
-            numbers = [seal.release.number for seal in self._manifests()] if number is None else [number]
-            for each in numbers:
-                expected = self._manifest(each).release.points
-                name = self._name(each)
-                if not self._client.collection_exists(name):
-                    found.append(f"Release {each} is damaged: its collection {name} is missing on {self._where}.")
-                elif (count := self._client.count(name, exact=True).count) != expected:
-                    found.append(f"Release {each} is damaged: {name} has {count:,} points instead of {expected:,}.")
-            if number is None:
-                try:
-                    self.live()
-                except RagopsError as error:
-                    found.append(error.message)
+        records = self._meta.read()
+        for each in list(records.seals) if number is None else [number]:
+            try:
+                seal = self._seal(records, each)
+            except Damaged as error:
+                found.append(error.message)
+                continue
+            problem = self._collection_problem(seal)
+            if problem is None:
+                count = self._connection.count(_collection(seal), versions.every(*versions.seen_by(each)))
+                if count != seal.release.points:
+                    problem = (
+                        f"Release {each} is damaged: it has {count:,} points in {_collection(seal)} on {self._where} "
+                        f"instead of {seal.release.points:,}."
+                    )
+            if problem is not None:
+                found.append(problem)
+        if number is None and records.live is not None:
+            try:
+                self._seal(records, int(records.live["number"]))
+            except RagopsError as error:
+                found.append(error.message)
         return found
+
+    # ------------------------------------------------------------ for others
+    def place(self, number: int | None = None) -> str:
+        """The collection that holds a release, the live one without a number. The alias `<collection>` names it too."""
+        return _collection(self._find(number)[1])
+
+    def filter(self, number: int | None = None) -> dict[str, Any]:
+        """What another client filters by to see a release, the live one without a number: Qdrant's filter, as JSON.
+
+        It belongs into `filter` of every query, and into `params.idf.corpus` of sparse ones.
+        """
+        return versions.as_json(self._find(number)[1].release.number)
+
+    def examine(self) -> Examined:
+        """What `ragops doctor` tells of the server. Raises StoreError where it cannot be asked, or is too old."""
+        version = self._check_version(CORPUS if self._options.layout == "in_place" else OLDEST, self._options.layout)
+        records = self._meta.read()
+        known = {self._meta.name} | {draft.collection for draft in records.drafts}
+        known |= {_collection(seal) for seal in self._seals(records).values()}
+        there = self._connection.collections()
+        ours = re.compile(re.escape(self.collection) + r"--(\d+|meta)")
+        alias = self._connection.aliases().get(self.collection)
+        url, lease = self._options.url or "", records.lease
+        local = re.match(r"https://|(http://)?(localhost|127\.|\[::1\])", url) is not None
+        return Examined(
+            version=".".join(map(str, version)) or "unknown",
+            collections=[name for name in there if name in known],
+            strangers=[
+                name for name in there if name not in known and (ours.fullmatch(name) or name == self.collection)
+            ],
+            alias=alias,
+            writer=None if lease is None else f"process {lease.get('pid')} on {lease.get('host')}",
+            key_in_clear=_key(self._options) is not None and not local,
+        )
 
     # ------------------------------------------------------------ writing
     def write(
@@ -170,36 +224,55 @@ class QdrantStore:
         add: Iterable[tuple[Point, Sequence[float]]],
         progress: Callable[[int], None] = _ignore,
     ) -> Release:
-        """Seal a new release, as `types.Store` says. The base is copied through this process."""
-        if release.number < 1:
+        """Seal a new release, as `types.Store` says. Raises Locked while another writes, and where it took over."""
+        if not 1 <= release.number < versions.NUMBERS:
             raise StoreError(f"{release.number} is no number for a release: they count from 1.")
-        with self._errors():
-            self._prepare()
-            name = self._name(release.number)
-            if self._client.collection_exists(name):
+        with self._writing() as (lease, records):
+            if release.number in records.seals:
                 raise StoreError(f"Release {release.number} exists already on {self._where}.", "Use a new number.")
-            if base is not None:
-                self._check_base(self._manifest(base).release, release)
-        try:
-            return self._write(name, release, base, delete, add, progress)
-        except BaseException:
+            before = None if base is None else self._base(records, base, release)
+            head = None if before is None else self._head(records, before, release.number)
+            if head is None:
+                name = f"{self.collection}--{release.number:08d}"
+                if self._connection.describe(name) is not None:
+                    raise StoreError(
+                        f"{self._where} has a collection {name} that no release here accounts for",
+                        "Remove it there if nobody needs it, or set another store.collection.",
+                    )
+            else:
+                name = _collection(head)
+            draft = Draft(release.number, name)
+            self._meta.begin(draft)
             try:
-                self._client.delete_collection(name)
-            except Exception:  # the first error is the one to tell; the next write cleans up
-                pass
-            raise
+                writer = _Writer(self._connection, lease, name, release, progress)
+                if head is None:
+                    self._create(name, release.space.dim)
+                sealed = self._seal_release(writer, before, head, delete, add)
+            except Locked:
+                raise  # what was written is the other's to take back
+            except BaseException:
+                try:
+                    self._settle(self._meta.read())
+                except Exception:  # the first error is the one to tell; the next write cleans up
+                    pass
+                raise
+            self._meta.end(draft)
+            return sealed
 
     def tidy(self) -> None:
-        """Nothing: the next write cleans what a dead attempt left."""
+        """Nothing: the next write takes back what a dead one left."""
 
     def publish(self, number: int, *, hold: bool = False) -> None:
-        """Make a sealed release the live one: one upsert of one point."""
-        with self._errors():
-            self._manifest(number)
-            self._put(_LIVE, {"kind": "live", "number": number, "hold": hold})
+        """Make a sealed release the live one: one write of one point. The alias follows its collection, before."""
+        records = self._meta.read()
+        name = _collection(self._seal(records, number))
+        live = None if records.live is None else self._seals(records).get(int(records.live["number"]))
+        if live is None or _collection(live) != name:
+            self._alias(name)
+        self._meta.publish(number, hold=hold)
 
     def permit(self, permissions: Mapping[str, Permission], *, upto: int) -> None:
-        """Today's permissions of documents, by document id, in every release up to `upto`, newest first.
+        """Today's permissions of documents, by document id, in every release up to `upto`.
 
         Written into the points, some hundred documents a request; repeating it finishes what broke off.
         """
@@ -210,52 +283,148 @@ class QdrantStore:
             alike.setdefault((tenant, tuple(groups)), []).append(document)
         changes: list[models.SetPayloadOperation] = []
         for (tenant, groups), documents in alike.items():
-            for start in range(0, len(documents), _PAGE):
-                some = models.MatchAny(any=documents[start : start + _PAGE])
-                those = models.Filter(must=[models.FieldCondition(key="document_id", match=some)])
+            for start in range(0, len(documents), PAGE):
+                some = versions.any_of("document_id", documents[start : start + PAGE])
+                those = versions.every(some, versions.between(versions.ADDED, upto=upto))
                 values = {"tenant": tenant, "groups": list(groups)}
                 changes.append(models.SetPayloadOperation(set_payload=models.SetPayload(payload=values, filter=those)))
-        with self._errors():
-            numbers = [seal.release.number for seal in self._manifests() if seal.release.number <= upto]
-            for number in reversed(numbers):
-                for start in range(0, len(changes), _PAGE):
-                    self._client.batch_update_points(self._name(number), changes[start : start + _PAGE], wait=True)
-
-    def permitted(self, number: int) -> Mapping[str, Permission]:
-        """Nothing: `permit` writes into the points themselves."""
-        return {}
+        seals = self._seals(self._meta.read()) if changes else {}
+        for name in sorted({_collection(seal) for number, seal in seals.items() if number <= upto}, reverse=True):
+            self._connection.batch(name, changes)
 
     def remove(self, number: int, *, timeout: float = 30.0) -> None:
-        """Delete a sealed release that is not live. A server knows of no readers, so there is nothing to wait for."""
-        with self._errors():
-            self._manifest(number)
-            if self._live_number() == number:
+        """Delete a sealed release that is not live, and the points that no other sees.
+
+        A server knows of no readers, so there is nothing to wait for.
+        """
+        self._known(self._meta.read(), number)
+        with self._writing() as (_, records):
+            self._known(records, number)
+            if records.live is not None and records.live["number"] == number:
                 raise StoreError(f"Release {number} is live and stays.", "Publish another one first.")
-            self._client.delete(self._meta, points_selector=[_release_id(number)], wait=True)
-            self._client.delete_collection(self._name(number))
+            seals = self._seals(records)
+            if number in seals:
+                names = {_collection(seals[number])}
+            else:  # damaged: it does not say where its points are
+                own = f"{self.collection}--{number:08d}"
+                names = {own, *map(_collection, seals.values())} & {*self._connection.collections()}
+            for name in sorted(names):
+                self._meta.begin(Draft(number, name))
+            self._meta.unseal(number)
+            self._settle(self._meta.read())
 
-    # ------------------------------------------------------------ below
-    def _name(self, number: int) -> str:
-        return f"{self.collection}--{number:08d}"
+    # ------------------------------------------------------------ below: what there is
+    def _find(self, number: int | None) -> tuple[Records, Manifest]:
+        records = self._meta.read()
+        if number is None:
+            if records.live is None:
+                raise StoreError(
+                    f"Nothing is published in {self.collection} on {self._where} yet.", "Run `ragops ingest`."
+                )
+            number = int(records.live["number"])
+        return records, self._seal(records, number)
 
+    def _seal(self, records: Records, number: int) -> Manifest:
+        self._known(records, number)
+        seal = self._meta.manifest(records, number)
+        assert seal is not None
+        return seal
+
+    def _known(self, records: Records, number: int) -> None:
+        if number not in records.seals:
+            there = ", ".join(map(str, records.seals)) or "none"
+            raise StoreError(
+                f"There is no release {number} of {self.collection} on {self._where} (there: {there}).", manifest.MEND
+            )
+
+    def _seals(self, records: Records) -> dict[int, Manifest]:
+        """Those that are sound, by number."""
+        found = {}
+        for number in records.seals:
+            try:
+                found[number] = self._seal(records, number)
+            except Damaged:
+                continue
+        return found
+
+    def _payloads(self, number: int, fields: list[str]) -> Iterator[dict[str, Any]]:
+        seal = self._find(number)[1]
+        seen = versions.every(*versions.seen_by(number))
+        for record in self._connection.scroll(_collection(seal), seen, payload=fields):
+            yield record.payload or {}
+
+    def _collection_problem(self, seal: Manifest) -> str | None:
+        """Why a release's collection cannot hold it, or None."""
+        name, release = _collection(seal), seal.release
+        found = self._connection.describe(name)
+        if found is None:
+            return f"Release {release.number} is damaged: its collection {name} is missing on {self._where}."
+        vectors, sparse = found.config.params.vectors, found.config.params.sparse_vectors
+        dim = vectors[DENSE].size if isinstance(vectors, dict) and DENSE in vectors else None
+        if dim != release.space.dim or SPARSE not in (sparse or {}):
+            held = "no vectors of ours" if dim is None else f"vectors of {dim} dimensions"
+            return (
+                f"Release {release.number} is damaged: its collection {name} on {self._where} has {held} "
+                f"instead of {release.space.dim}. Somebody else made it."
+            )
+        return None
+
+    def _check_version(self, oldest: tuple[int, ...], why: str) -> tuple[int, ...]:
+        version = self._connection.version()
+        if version and version[: len(oldest)] < oldest:
+            wanted = ".".join(map(str, oldest))
+            other = " or set store.layout: collection_per_release" if oldest == CORPUS and version[:2] >= OLDEST else ""
+            raise StoreError(
+                f"{self._where} is Qdrant {'.'.join(map(str, version))}; {wanted} or newer is needed ({why})",
+                f"Upgrade the server{other}.",
+            )
+        return version
+
+    # ------------------------------------------------------------ below: writing
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        with client_errors(self._where):
-            yield
+    def _writing(self) -> Iterator[tuple[Lease, Records]]:
+        """The lease and what there is, with what dead writers left taken back."""
+        self._check_version(CORPUS if self._options.layout == "in_place" else OLDEST, self._options.layout)
+        self._meta.prepare()
+        with Lease.hold(self._meta, f"{self.collection} on {self._where}", self._seconds) as lease:
+            yield lease, self._settle(self._meta.read())
 
-    def _prepare(self) -> None:
-        from qdrant_client import models
+    def _settle(self, records: Records) -> Records:
+        """Take back what belongs to no sealed release; of drafts only, so that it costs nothing otherwise."""
+        seals = self._seals(records) if records.drafts else {}
+        for draft in records.drafts:
+            kept = [number for number, seal in seals.items() if _collection(seal) == draft.collection]
+            try:
+                self._take_back(draft, kept)
+            except Missing:  # somebody removed the collection: `check` tells of it
+                pass
+            self._meta.end(draft)
+        return replace(records, drafts=())
 
-        if not self._client.collection_exists(self._meta):
-            one = {"none": models.VectorParams(size=1, distance=models.Distance.DOT)}
-            self._client.create_collection(self._meta, vectors_config=one)
-        sealed = {self._name(seal.release.number) for seal in self._manifests()}
-        draft = re.compile(re.escape(self.collection) + r"--\d{8}")
-        for found in self._client.get_collections().collections:
-            if draft.fullmatch(found.name) and found.name not in sealed:
-                self._client.delete_collection(found.name)
+    def _take_back(self, draft: Draft, kept: list[int]) -> None:
+        """Make a collection what its `kept` releases need, where the draft's number is none of them."""
+        before = max((number for number in kept if number < draft.number), default=0)
+        after = min((number for number in kept if number > draft.number), default=None)
+        came = versions.between(versions.ADDED, after=before)
+        if draft.number in kept:  # sealed after all, or not yet removed
+            return
+        if not kept:
+            self._connection.drop(draft.collection)
+        elif after is not None:
+            self._connection.delete(
+                draft.collection, versions.every(came, versions.between(versions.REMOVED, upto=after))
+            )
+        else:
+            self._connection.delete(draft.collection, versions.every(came))
+            closed = versions.every(versions.between(versions.REMOVED, after=before, below=versions.OPEN))
+            self._connection.set_payload(draft.collection, {versions.REMOVED: versions.OPEN}, closed)
 
-    def _check_base(self, old: Release, release: Release) -> None:
+    def _base(self, records: Records, base: int, release: Release) -> Manifest:
+        seal = self._seal(records, base)
+        problem = self._collection_problem(seal)
+        if problem is not None:
+            raise Damaged(problem, manifest.MEND)
+        old = seal.release
         if old.space.fingerprint != release.space.fingerprint or old.space.dim != release.space.dim:
             raise SpaceMismatch(
                 f"release {release.number} is of the space {release.space.fingerprint[:12]}, "
@@ -267,275 +436,241 @@ class QdrantStore:
                 f"release {release.number} has avg_len {release.avg_len}, its base {old.number} has {old.avg_len}",
                 "avg_len is fixed per collection; another one needs a clean build: base=None.",
             )
+        return seal
 
-    def _write(
+    def _head(self, records: Records, before: Manifest, number: int) -> Manifest | None:
+        """The newest release of the base's collection, which the new one goes on from; None: it needs its own."""
+        if self._options.layout != "in_place" or _alone(before):
+            return None
+        name, seals = _collection(before), self._seals(records)
+        head = [seal for seal in seals.values() if _collection(seal) == name][-1]
+        # A damaged release may have closed points, or left some open: nothing goes on from there.
+        return head if number > head.release.number and len(seals) == len(records.seals) else None
+
+    def _seal_release(
         self,
-        name: str,
-        release: Release,
-        base: int | None,
+        writer: _Writer,
+        before: Manifest | None,
+        head: Manifest | None,
         delete: Iterable[str],
         add: Iterable[tuple[Point, Sequence[float]]],
-        progress: Callable[[int], None],
     ) -> Release:
-        from qdrant_client import models
-
-        with self._errors():
-            self._create(name, release.space.dim)
-        gone = set(check_ids(delete))
-        kept: set[str] = set()
-        copied = 0
-        if base is not None:
-            some: list[models.PointStruct] = []
-            for record in self._scroll(self._name(base), payload=True, vectors=True):
-                id = str(record.id)
-                if id in gone:
-                    gone.discard(id)
-                    continue
-                kept.add(id)
-                vectors: Any = record.vector
-                some.append(models.PointStruct(id=id, vector=vectors, payload=record.payload))
-                if len(some) == _PAGE:
-                    self._upsert(name, some)
-                    copied, some = copied + len(some), []
-            self._upsert(name, some)
-            copied += len(some)
-        if gone:
-            raise StoreError(
-                f"{len(gone):,} points to delete are not in the base, such as {min(gone)}",
-                "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
-            )
-        encoder = bm25.Bm25(release.avg_len)
-        added = 0
+        release = writer.release
+        deleted = 0
+        if before is None:
+            for id in check_ids(delete):
+                raise _unknown([id])
+        elif head is None:
+            gone = set(check_ids(delete))
+            deleted = len(gone)
+            writer.copy(_collection(before), versions.seen_by(before.release.number), gone)
+            if gone:
+                raise _unknown(gone)
+        else:
+            deleted = writer.go_on(before.release.number, head.release.number, delete)
         for batch in batches(add, release.space.dim):
-            fresh: list[models.PointStruct] = []
-            for point, text, dense in zip(batch.points, batch.payloads, batch.vectors, strict=True):
-                if point.point_id in kept:
-                    raise StoreError(
-                        f"point {point.point_id} is in the base already and was added again without being deleted",
-                        "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
-                    )
-                payload = json.loads(text)
-                named: dict[str, Any] = {DENSE: dense.tolist()}
-                tokens, weights = encoder.document(bm25.text_of(payload))
-                if tokens:
-                    named[SPARSE] = models.SparseVector(indices=tokens, values=weights)
-                fresh.append(models.PointStruct(id=point.point_id, vector=named, payload=payload))
-            self._upsert(name, fresh)
-            added += len(fresh)
-            progress(added)
-        with self._errors():
-            count = self._client.count(name, exact=True).count
-            if count != release.points:
-                raise StoreError(
-                    f"release {release.number} has {count:,} points on {self._where} instead of {release.points:,}",
-                    "Nothing was published. `ragops verify --repair` builds it from the dataset.",
-                )
-            sealed = replace(release, collection=self.collection)
-            engine = {"name": "qdrant", "index": settings(release.space.dim)}
-            seal = Manifest(sealed, engine, work={"copied_points": copied, "added": added})
-            self._put(_release_id(release.number), {"kind": "release", "manifest": manifest.dump(seal)})
+            writer.add(batch, fresh=before is None)
+        count = self._connection.count(writer.name, versions.every(*versions.seen_by(release.number)))
+        if count != release.points:
+            raise StoreError(
+                f"release {release.number} has {count:,} points on {self._where} instead of {release.points:,}",
+                _REPAIR,
+            )
+        sealed = replace(release, collection=self.collection)
+        engine = {
+            "name": "qdrant",
+            "version": ".".join(map(str, self._connection.version())),
+            "index": settings(release.space.dim),
+            "layout": self._options.layout,
+            "collection": writer.name,
+        }
+        work = {"copied_points": writer.copied, "added": writer.added, "deleted": deleted}
+        writer.lease.renew()  # who lost it must not seal
+        self._meta.seal(Manifest(sealed, engine, deletes=head is not None, work=work))
         return sealed
 
     def _create(self, name: str, dim: int) -> None:
         from qdrant_client import models
 
-        self._client.create_collection(
+        options = self._options
+        quantization: Any = None
+        if options.quantization == "int8":
+            int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True, quantile=QUANTILE)
+            quantization = models.ScalarQuantization(scalar=int8)
+        elif options.quantization == "binary":
+            quantization = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+        on_disk = options.on_disk or None
+        self._connection.create(
             name,
-            vectors_config={DENSE: models.VectorParams(size=dim, distance=models.Distance.COSINE)},
+            vectors_config={DENSE: models.VectorParams(size=dim, distance=models.Distance.COSINE, on_disk=on_disk)},
             sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+            shard_number=options.shards,
+            replication_factor=options.replicas,
+            write_consistency_factor=options.write_consistency,
+            on_disk_payload=on_disk,
             hnsw_config=models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF, full_scan_threshold=FULL_SCAN_KB),
-            quantization_config=models.ScalarQuantization(
-                scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True, quantile=QUANTILE)
-            ),
+            quantization_config=quantization,
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=kilobytes(INDEXED_FROM, dim)),
         )
+        keyword, integer = models.KeywordIndexType.KEYWORD, models.IntegerIndexType.INTEGER
         for field in INDEXED_FIELDS:
-            schema = models.KeywordIndexParams(
-                type=models.KeywordIndexType.KEYWORD, is_tenant=field == "tenant" or None
-            )
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Payload indexes have no effect")  # in local mode
-                self._client.create_payload_index(name, field, field_schema=schema, wait=True)
+            tenant = field == "tenant" or None
+            self._connection.index(name, field, models.KeywordIndexParams(type=keyword, is_tenant=tenant))
+        self._connection.index(name, versions.ID, models.UuidIndexParams(type=models.UuidIndexType.UUID))
+        for field in (versions.ADDED, versions.REMOVED):
+            self._connection.index(name, field, models.IntegerIndexParams(type=integer, lookup=False, range=True))
 
-    def _upsert(self, name: str, points: list[models.PointStruct]) -> None:
-        for start in range(0, len(points), _PAGE):
-            with self._errors():
-                self._client.upsert(name, points[start : start + _PAGE], wait=True)
-
-    def _scroll(self, name: str, *, payload: bool | list[str], vectors: bool) -> Iterator[models.Record]:
-        yield from scroll(self._client, self._where, name, _PAGE, payload=payload, vectors=vectors)
-
-    def _put(self, id: str, payload: Mapping[str, Any]) -> None:
-        from qdrant_client import models
-
-        # Kept as text: a server must not read numbers out of it in its own way.
-        point = models.PointStruct(id=id, vector={"none": [1.0]}, payload={"json": json.dumps(payload)})
-        self._client.upsert(self._meta, [point], wait=True)
-
-    def _get(self, id: str) -> Any:
-        if not self._client.collection_exists(self._meta):
-            return None
-        found = self._client.retrieve(self._meta, [id], with_payload=True)
-        return json.loads((found[0].payload or {})["json"]) if found else None
-
-    def _live_number(self) -> int | None:
-        value = self._get(_LIVE)
-        return None if value is None else int(value["number"])
-
-    def _manifest(self, number: int) -> Manifest:
-        value = self._get(_release_id(number))
-        if value is None:
-            raise StoreError(f"There is no release {number} of {self.collection} on {self._where}.", manifest.MEND)
-        return manifest.load(value["manifest"], f"the manifest of release {number} on {self._where}")
-
-    def _manifests(self) -> list[Manifest]:
-        if not self._client.collection_exists(self._meta):
-            return []
-        found = []
-        for record in self._scroll(self._meta, payload=True, vectors=False):
-            value = json.loads((record.payload or {})["json"])
-            if value["kind"] == "release":
-                found.append(manifest.load(value["manifest"], f"a manifest in {self._meta} on {self._where}"))
-        return sorted(found, key=lambda seal: seal.release.number)
-
-
-class QdrantReader:
-    """One release on a server."""
-
-    def __init__(self, client: QdrantClient, name: str, release: Release, where: str) -> None:
-        self.release = release
-        self._client = client
-        self._name = name
-        self._where = where
-        self._encoder: bm25.Bm25 | None = None
-
-    def search(
-        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
-    ) -> list[Scored]:
-        from qdrant_client import models
-
-        ranking.check_page(k, offset)
-        query = ranking.unit(vector, self.release.space.dim)
-        condition = for_server(parse(filter))
-
-        def fetch(limit: int) -> list[tuple[str, float]]:
-            if exact:
-                quantization = models.QuantizationSearchParams(ignore=True)
-            else:
-                quantization = models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
-            params = models.SearchParams(hnsw_ef=max(EF, limit), exact=exact, quantization=quantization)
-            return self._query(query, DENSE, limit, condition, params)
-
-        return self._scored(ranking.ranked(fetch, k, offset))
-
-    def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
-        from qdrant_client import models
-
-        ranking.check_page(k)
-        condition = for_server(parse(filter))
-        if self._encoder is None:
-            self._encoder = bm25.Bm25(self.release.avg_len)
-        tokens, weights = self._encoder.query(text)
-        if not tokens:
-            return []
-        query = models.SparseVector(indices=tokens, values=weights)
-        found = ranking.ranked(
-            lambda limit: self._query(query, SPARSE, limit, condition, None), k, places=ranking.TEXT_PLACES
-        )
-        return self._scored(found)
-
-    def _query(
-        self,
-        query: list[float] | models.SparseVector,
-        using: str,
-        limit: int,
-        condition: models.Filter | None,
-        params: models.SearchParams | None,
-    ) -> list[tuple[str, float]]:
-        limit = min(limit, max(1, self.release.points))
-        with client_errors(self._where):
-            found = self._client.query_points(
-                self._name,
-                query=query,
-                using=using,
-                limit=limit,
-                query_filter=condition,
-                search_params=params,
-                with_payload=False,
-            )
-        return [(str(point.id), point.score) for point in found.points]
-
-    def _scored(self, ranked: Sequence[tuple[str, float]]) -> list[Scored]:
-        if not ranked:
-            return []
-        with client_errors(self._where):
-            records = self._client.retrieve(self._name, [id for id, _ in ranked], with_payload=True)
-        payloads = {str(record.id): record.payload or {} for record in records}
-        return [Scored(id, score, payloads[id]) for id, score in ranked]
-
-    def points(
-        self, batch: int = 500, filter: Filter | None = None
-    ) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
-        """Every point that matches, by id: id, payload, dense vector float32 (dim,) of unit length."""
-        import numpy as np
-
-        condition = for_server(parse(filter))
-        for record in scroll(self._client, self._where, self._name, batch, condition, payload=True, vectors=[DENSE]):
-            vectors: Any = record.vector
-            yield str(record.id), record.payload or {}, np.asarray(vectors[DENSE], dtype=np.float32)
-
-    def count(self, filter: Filter | None = None) -> int:
-        with client_errors(self._where):
-            return self._client.count(self._name, count_filter=for_server(parse(filter)), exact=True).count
-
-    def close(self) -> None:
-        """Nothing to give back: the client belongs to the store."""
-
-    def __enter__(self) -> QdrantReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def scroll(
-    client: QdrantClient,
-    where: str,
-    name: str,
-    page: int,
-    condition: models.Filter | None = None,
-    *,
-    payload: bool | list[str],
-    vectors: bool | list[str],
-) -> Iterator[models.Record]:
-    """Every point of a collection that matches, by id, in pages."""
-    offset: Any = None
-    while True:
-        with client_errors(where):
-            records, offset = client.scroll(
-                name, condition, limit=page, offset=offset, with_payload=payload, with_vectors=vectors
-            )
-        yield from records
-        if offset is None:
+    def _alias(self, name: str) -> None:
+        """`<collection>` leads to the live release's collection, unless a collection of somebody else has that name."""
+        if self._connection.aliases().get(self.collection) == name or self.collection in self._connection.collections():
             return
+        self._connection.set_alias(self.collection, name)
 
 
-@contextmanager
-def client_errors(where: str) -> Iterator[None]:
-    """What qdrant-client raises, as StoreError."""
-    from qdrant_client.http.exceptions import ApiException
+class _Writer:
+    """Points of one release into its collection."""
 
-    try:
-        yield
-    except ApiException as error:
-        raise StoreError(f"{where} did not do what was asked: {error}", "`ragops doctor` checks the server.") from error
-    except (ValueError, RuntimeError, ConnectionError) as error:
-        raise StoreError(f"{where} refused: {error}", "`ragops doctor` checks the server.") from error
-    except Exception as error:
-        if isinstance(error, RagopsError) or not type(error).__module__.startswith("grpc"):
-            raise
-        raise StoreError(f"{where} did not answer: {error}", "`ragops doctor` checks the server.") from error
+    def __init__(
+        self, connection: Connection, lease: Lease, name: str, release: Release, progress: Callable[[int], None]
+    ) -> None:
+        self.name = name
+        self.release = release
+        self.lease = lease
+        self.copied = 0
+        self.added = 0
+        self._connection = connection
+        self._progress = progress
+        self._encoder = bm25.Bm25(release.avg_len)
+
+    def go_on(self, base: int, head: int, delete: Iterable[str]) -> int:
+        """From `head`, the newest release of the collection, to `base` less `delete`: how many were deleted.
+
+        Nothing but the deletes where the two are the same, as they are unless the newest release was not recorded.
+        """
+        gone: set[str] = set()
+        some: list[str] = []
+        for id in check_ids(delete):
+            some.append(id)
+            if len(some) == PAGE:
+                gone |= self._leave_out(some, base)
+                some = []
+        if some:
+            gone |= self._leave_out(some, base)
+        deleted = len(gone)
+        if base != head:
+            came = versions.every(
+                versions.between(versions.ADDED, after=base), versions.between(versions.REMOVED, after=head)
+            )
+            self._close(came)
+            went = [
+                versions.between(versions.ADDED, upto=base), versions.between(versions.REMOVED, after=base, upto=head)
+            ]  # fmt: skip
+            self.copy(self.name, went, gone)
+        return deleted
+
+    def _leave_out(self, ids: list[str], base: int) -> set[str]:
+        """Close the points of the base that have these logical ids. Raises StoreError for those that it lacks."""
+        condition = versions.every(versions.any_of(versions.ID, ids), *versions.seen_by(base))
+        found = {}
+        for record in self._connection.scroll(self.name, condition, payload=[versions.ID, versions.REMOVED]):
+            payload = record.payload or {}
+            found[payload[versions.ID]] = str(record.id) if payload[versions.REMOVED] == versions.OPEN else None
+        lacking = set(ids) - found.keys()
+        if lacking:
+            raise _unknown(lacking)
+        open_ = [id for id in found.values() if id is not None]
+        if open_:
+            self.lease.keep()
+            self._connection.set_payload(self.name, {versions.REMOVED: self.release.number}, open_)
+        return set(ids)
+
+    def _close(self, condition: models.Filter) -> None:
+        self.lease.keep()
+        self._connection.set_payload(self.name, {versions.REMOVED: self.release.number}, condition)
+
+    def copy(self, source: str, seen: Sequence[models.FieldCondition], gone: set[str]) -> None:
+        """Points of an older release, with their vectors, but for those in `gone`, which are taken out of it."""
+        from qdrant_client import models
+
+        some: list[models.PointStruct] = []
+        number = self.release.number
+        records = self._connection.scroll(source, versions.every(*seen), payload=True, vectors=True)
+        for record in records:
+            payload = record.payload or {}
+            id = str(payload[versions.ID])
+            if id in gone:
+                gone.discard(id)
+                continue
+            vectors: Any = record.vector
+            stamped = versions.stamped(payload, id, payload[versions.KEY], number)
+            some.append(models.PointStruct(id=versions.physical(id, number), vector=vectors, payload=stamped))
+            if len(some) == PAGE:
+                self._upsert(some)
+                self.copied, some = self.copied + len(some), []
+        if some:
+            self._upsert(some)
+            self.copied += len(some)
+
+    def add(self, batch: Batch, *, fresh: bool) -> None:
+        """New points; unless the release is `fresh`, none of them may be in its base still."""
+        import numpy as np
+        from qdrant_client import models
+
+        number = self.release.number
+        if not fresh:
+            self._check_new([point.point_id for point in batch.points])
+        rows = np.round(batch.vectors.astype(np.float64), PLACES).tolist()
+        points, sizes = [], []
+        for point, text, dense in zip(batch.points, batch.payloads, rows, strict=True):
+            payload = json.loads(text)
+            named: dict[str, Any] = {DENSE: dense}
+            tokens, weights = self._encoder.document(bm25.text_of(payload))
+            if tokens:
+                named[SPARSE] = models.SparseVector(indices=tokens, values=weights)
+            stamped = versions.stamped(payload, point.point_id, point.vector_key, number)
+            id = versions.physical(point.point_id, number)
+            points.append(models.PointStruct(id=id, vector=named, payload=stamped))
+            sizes.append(len(text) + 14 * len(dense) + 32 * len(tokens) + 300)
+        self.lease.keep()
+        self._connection.upsert(self.name, points, sizes)
+        self.added += len(points)
+        self._progress(self.added)
+
+    def _check_new(self, ids: list[str]) -> None:
+        for start in range(0, len(ids), PAGE):
+            these = versions.any_of(versions.ID, ids[start : start + PAGE])
+            condition = versions.every(these, *versions.seen_by(self.release.number))
+            for record in self._connection.scroll(self.name, condition, payload=[versions.ID], page=1):
+                raise StoreError(
+                    f"point {(record.payload or {})[versions.ID]} is in the base already and was added again without "
+                    "being deleted",
+                    _REPAIR,
+                )
+
+    def _upsert(self, points: list[models.PointStruct]) -> None:
+        self.lease.keep()
+        sizes = [len(json.dumps(point.payload)) + 20_000 for point in points]
+        self._connection.upsert(self.name, points, sizes)
 
 
-def _release_id(number: int) -> str:
-    return str(uuid.uuid5(_NAMESPACE, f"release/{number}"))
+def _unknown(ids: Iterable[str]) -> StoreError:
+    lacking = sorted(ids)
+    return StoreError(f"{len(lacking):,} points to delete are not in the base, such as {lacking[0]}", _REPAIR)
+
+
+def _collection(seal: Manifest) -> str:
+    return str(seal.engine["collection"])
+
+
+def _alone(seal: Manifest) -> bool:
+    """Whether a release has a collection of its own."""
+    return seal.engine.get("layout") == "collection_per_release"
+
+
+def _key(options: StoreSettings) -> str | None:
+    """The API key, out of the environment variable that the settings name. Raises ConfigError."""
+    name = options.api_key.removeprefix("env:")
+    key = os.environ.get(name)
+    if not key and name != "QDRANT_API_KEY":
+        raise ConfigError(f"store.api_key names the environment variable {name}, which is not set")
+    return key or None
