@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ragops.errors import RagopsError
+
+if TYPE_CHECKING:
+    from ragops.types import Store
 
 BASE = ("ragops", "qdrant-edge-py", "qdrant-client", "onnxruntime", "tokenizers", "polars", "numpy", "typer")
 INGEST = ("torch", "sentence-transformers", "unstructured", "kreuzberg", "pypdfium2", "dvc")
@@ -77,6 +80,30 @@ def _device() -> Iterator[Check]:
         yield Check("device", "ok", f"cpu, {torch.get_num_threads()} threads")
 
 
+def _server(store: Store, url: str) -> Iterator[Check]:
+    """Reach, version, key, collections. The first check says whether it can be asked at all."""
+    from ragops.stores.server import QdrantStore
+
+    assert isinstance(store, QdrantStore)
+    try:
+        found = store.examine()
+    except RagopsError as error:
+        yield Check("server", "wrong", error.message, error.hint)
+        return
+    yield Check("server", "ok", f"{url}, Qdrant {found.version}, {len(found.collections)} collections of ours")
+    if found.key_in_clear:
+        yield Check("server key", "note", "sent in clear: the address is not https", "Set store.url to https://...")
+    if found.strangers:
+        yield Check(
+            "server collections",
+            "note",
+            f"not accounted for by any release: {', '.join(found.strangers)}",
+            "If nobody else made them, they can be removed there.",
+        )
+    if found.writer is not None:
+        yield Check("server writer", "note", f"{found.writer} holds the lease", "Another ingest waits until it ends.")
+
+
 def _workspace(root: Path) -> Iterator[Check]:
     from ragops.embedders import find_model, identify
     from ragops.workspace import Workspace
@@ -93,6 +120,11 @@ def _workspace(root: Path) -> Iterator[Check]:
     except RagopsError as error:
         yield Check("model", "wrong", error.message, error.hint)
     store = workspace.store
+    if workspace.settings.store.url is not None:
+        server = list(_server(store, workspace.settings.store.url))
+        yield from server
+        if server[0].state == "wrong":
+            return
     live = store.live()
     if live is None:
         yield Check("store", "note", "no release yet", "ragops ingest")
@@ -101,7 +133,8 @@ def _workspace(root: Path) -> Iterator[Check]:
     if problems:
         yield Check("store", "wrong", f"release {live.number}: {'; '.join(problems[:3])}", "ragops verify --repair")
     else:
-        yield Check("store", "ok", f"release {live.number}, {live.points} points, checksums hold")
+        held = "checksums hold" if workspace.settings.store.url is None else "its collection and count hold"
+        yield Check("store", "ok", f"release {live.number}, {live.points} points, {held}")
     try:
         encoder = workspace.encoder(live)
         yield Check("query encoder", "ok", f"{encoder.space.model}, {encoder.numerics}")

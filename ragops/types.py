@@ -309,7 +309,7 @@ class Release:
 
 
 class PointRow(NamedTuple):
-    """A point as a release lists it. A server keeps no vector keys: "" there."""
+    """A point as a release lists it."""
 
     point_id: str
     chunk_id: str

@@ -22,13 +22,15 @@ from ragops.stores import files, open_store
 from ragops.stores.bm25 import Bm25
 from ragops.stores.edge import EdgeStore
 from ragops.types import Point, Reader, Store
+from tests.qdrant_stub import Stub
 from tests.store_contract import *  # noqa: F403
 from tests.store_contract import DIM, answers, everything, fill, pairs, point, release, vector
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact")
 needs_server = pytest.mark.skipif(not os.environ.get("QDRANT_URL"), reason="no Qdrant server: QDRANT_URL is not set")
 LAYOUTS = ("in_place", "collection_per_release")
-BACKENDS: list[Any] = ["edge", *(f"local {layout}" for layout in LAYOUTS)]
+BACKENDS: list[Any] = ["edge", *(f"local {layout}" for layout in LAYOUTS), "http in_place"]
+BACKENDS += [pytest.param("http collection_per_release", marks=pytest.mark.slow)]
 BACKENDS += [pytest.param(f"server {layout}", marks=needs_server) for layout in LAYOUTS]
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +47,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     where, _, layout = request.param.partition(" ")
     if where == "local":
         yield QdrantStore(QdrantClient(":memory:"), options=StoreSettings(layout=layout))
+        return
+    if where == "http":  # the same through real HTTP and JSON
+        with Stub() as stub:
+            server = QdrantStore.connect(StoreSettings(stub.url, layout=layout))
+            yield server
+            server.close()
         return
     collection = f"test-{os.getpid()}-{time.monotonic_ns()}"
     server = QdrantStore.connect(StoreSettings(os.environ["QDRANT_URL"], collection, layout=layout))

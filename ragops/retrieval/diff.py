@@ -114,8 +114,8 @@ def diff(store: Store, a: int, b: int) -> Difference:
     """Compare two kept releases by their rows; no engine is opened. Raises UsageError for an unknown number.
 
     Memory holds the rows that differ, not the releases. A document that is gone and another that came with the same
-    texts are one that moved; this is not seen where the vector space changed, nor on a server, which keeps no vector
-    keys. Permissions are no part of it: they are the same for every release.
+    texts are one that moved; this is not seen where the vector space changed. Permissions are no part of it: they are
+    the same for every release.
     """
     old, new = find(store, a), find(store, b)
     documents: dict[str, _Rows] = {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAGE = 250  # points in a request
-PAGE_BYTES = 8 << 20  # of payload and vectors, as UTF-8; escaped JSON may have three times as many, below 32 MiB
+PAGE_BYTES = 8 << 20  # in a request; a server takes 32 MiB
 TRIES = 6
 TIMEOUTS = 3  # tries of a request that the server does not answer in time
 PAUSE = 0.2  # seconds before the second try, doubled for each further one

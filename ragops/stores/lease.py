@@ -21,6 +21,7 @@ from ragops.errors import Locked, RagopsError
 from ragops.stores.meta import Meta
 
 SECONDS = 120.0
+_mine: set[str] = set()  # tokens of leases that this process holds now
 
 
 class Lease:
@@ -31,7 +32,7 @@ class Lease:
         self._meta = meta
         self._place = place
         self._seconds = seconds
-        self._token = ""
+        self._token = secrets.token_hex(16)
         self._epoch = 0
         self._renewed = 0.0
 
@@ -40,17 +41,20 @@ class Lease:
     def hold(cls, meta: Meta, place: str, seconds: float = SECONDS) -> Iterator[Lease]:
         """Raises Locked, which names the holder and when its lease ends."""
         lease = cls(meta, place, seconds)
-        lease._take()
+        _mine.add(lease._token)
         try:
-            yield lease
-        except BaseException:
+            lease._take()
             try:
-                meta.drop_lease(lease._token)
-            except RagopsError:  # it runs out by itself; the first error is the one to tell
-                pass
-            raise
-        else:
-            meta.drop_lease(lease._token)
+                yield lease
+            except BaseException:
+                try:
+                    lease._drop()
+                except RagopsError:  # it runs out by itself; the first error is the one to tell
+                    pass
+                raise
+            lease._drop()
+        finally:
+            _mine.discard(lease._token)
 
     def keep(self) -> None:
         """Before each request that writes: renewed when a third of its time has gone. Raises Locked if it was lost."""
@@ -71,11 +75,14 @@ class Lease:
         token = str(before.get("token", ""))
         if before and not _over(before):
             raise self._held(before)
-        self._token = secrets.token_hex(16)
         self._epoch = int(before.get("epoch", 0)) + 1
         now = self._write(token)
         if now.get("token") != self._token:
             raise self._held(now)
+
+    def _drop(self) -> None:
+        """Left free, not deleted: a writer that lost it must find another token there, not nothing."""
+        self._meta.take_lease({"token": "", "epoch": self._epoch, "expires": 0.0}, self._token)
 
     def _write(self, before: str) -> Mapping[str, Any]:
         started = time.monotonic()
@@ -105,13 +112,16 @@ def _holder(lease: Mapping[str, Any]) -> str:
 
 
 def _over(lease: Mapping[str, Any]) -> bool:
-    """Whether it ran out, or its process was of this machine and is gone."""
+    """Whether it ran out, or its process was of this machine and is gone, or has given up."""
     if float(lease.get("expires", 0)) <= time.time():
         return True
     if lease.get("machine") != machine():
         return False
+    pid = int(lease.get("pid", 0))
+    if pid == os.getpid():
+        return lease.get("token") not in _mine
     try:
-        os.kill(int(lease.get("pid", 0)), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except OSError:

@@ -124,22 +124,12 @@ class Meta:
         self._connection.delete(self.name, [_id(f"draft/{draft.number}/{draft.collection}")])
 
     def take_lease(self, value: Mapping[str, Any], before: str) -> Mapping[str, Any]:
-        """Write the lease if there is none or its token is `before`, in one step; the lease as it then is."""
+        """Write the lease if its token is `before` (or there never was one), in one step; the lease as it then is."""
         from qdrant_client import models
 
         same = models.FieldCondition(key="token", match=models.MatchValue(value=before))
         self._put("lease", {"kind": "lease", **value}, token=value["token"], over=models.Filter(must=[same]))
         return self.read().lease or {}
-
-    def drop_lease(self, token: str) -> None:
-        """If it is still ours, in one step."""
-        from qdrant_client import models
-
-        ours: list[Any] = [
-            models.HasIdCondition(has_id=[_id("lease")]),
-            models.FieldCondition(key="token", match=models.MatchValue(value=token)),
-        ]
-        self._connection.delete(self.name, models.Filter(must=ours))
 
     def _put(
         self, id: str, value: Mapping[str, Any], *, token: str | None = None, over: models.Filter | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from ragops.errors import StoreError, UsageError
+from ragops.errors import Locked, StoreError, UsageError
 from ragops.types import Release, Store
 
 
@@ -89,6 +89,6 @@ def prune(store: Store, keep: int, *, timeout: float = 0) -> tuple[list[int], li
         try:
             store.remove(number, timeout=timeout)
             removed.append(number)
-        except StoreError:
+        except (StoreError, Locked):  # a reader; on a server, another machine's writer
             busy.append(number)
     return removed, busy

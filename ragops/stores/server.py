@@ -201,7 +201,7 @@ class QdrantStore:
         there = self._connection.collections()
         ours = re.compile(re.escape(self.collection) + r"--(\d+|meta)")
         alias = self._connection.aliases().get(self.collection)
-        url, lease = self._options.url or "", records.lease
+        url, lease = self._options.url or "", records.lease or {}
         local = re.match(r"https://|(http://)?(localhost|127\.|\[::1\])", url) is not None
         return Examined(
             version=".".join(map(str, version)) or "unknown",
@@ -210,7 +210,7 @@ class QdrantStore:
                 name for name in there if name not in known and (ours.fullmatch(name) or name == self.collection)
             ],
             alias=alias,
-            writer=None if lease is None else f"process {lease.get('pid')} on {lease.get('host')}",
+            writer=f"process {lease.get('pid')} on {lease.get('host')}" if lease.get("token") else None,
             key_in_clear=_key(self._options) is not None and not local,
         )
 
