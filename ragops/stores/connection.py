@@ -209,13 +209,23 @@ class Connection:
         payload: bool | list[str],
         vectors: bool | list[str] = False,
         page: int = PAGE,
+        majority: bool = False,
     ) -> Iterator[models.Record]:
-        """Every point that matches, by physical id, in pages."""
+        """Every point that matches, by physical id, in pages. `majority`: as most replicas have it."""
+        from qdrant_client import models
+
+        agreed = models.ReadConsistencyType.MAJORITY if majority else None
         offset: Any = None
         while True:
             records, offset = self.call(
                 lambda start=offset: self.client.scroll(  # type: ignore[misc]
-                    name, condition, limit=page, offset=start, with_payload=payload, with_vectors=vectors
+                    name,
+                    condition,
+                    limit=page,
+                    offset=start,
+                    with_payload=payload,
+                    with_vectors=vectors,
+                    consistency=agreed,
                 )
             )
             yield from records

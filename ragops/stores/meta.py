@@ -45,8 +45,13 @@ class Records:
 class Meta:
     """The records of one collection."""
 
-    def __init__(self, connection: Connection, collection: str) -> None:
+    def __init__(
+        self, connection: Connection, collection: str, *, replicas: int | None, consistency: int | None
+    ) -> None:
+        """`replicas` and `consistency` are those of the collections whose releases stand here."""
         self.name = f"{collection}--meta"
+        self._replicas = replicas
+        self._consistency = consistency
         self._connection = connection
         self._where = f"{self.name} on {connection.where}"
 
@@ -61,7 +66,13 @@ class Meta:
                 raise self._stranger("its vectors are not ours")
             return
         one = {_VECTOR: models.VectorParams(size=1, distance=models.Distance.DOT)}
-        self._connection.create(self.name, vectors_config=one)
+        self._connection.create(
+            self.name,
+            vectors_config=one,
+            shard_number=1,  # so that its points are written in one order
+            replication_factor=self._replicas,
+            write_consistency_factor=self._consistency,
+        )
         self._connection.index(self.name, "token", models.PayloadSchemaType.KEYWORD)
 
     def read(self) -> Records:
@@ -70,7 +81,8 @@ class Meta:
         others: dict[str, Mapping[str, Any]] = {}
         drafts = []
         try:
-            for record in self._connection.scroll(self.name, payload=True):
+            replicated = (self._replicas or 1) > 1
+            for record in self._connection.scroll(self.name, payload=True, majority=replicated):
                 try:
                     kind, value = self._value(record)
                 except Damaged:

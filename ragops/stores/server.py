@@ -87,7 +87,9 @@ class QdrantStore:
         self._options = options
         self._connection = client if isinstance(client, Connection) else Connection(client)
         self._where = self._connection.where
-        self._meta = Meta(self._connection, collection)
+        self._meta = Meta(
+            self._connection, collection, replicas=options.replicas, consistency=options.write_consistency
+        )
         self._seconds = lease
 
     @classmethod
