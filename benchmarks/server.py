@@ -60,15 +60,9 @@ def serve(pipe: Any) -> None:
         pipe.send(stub.url)
         while pipe.recv() != "end":
             seen = dict(sorted(stub.seen.items()))
-            pipe.send(
-                {
-                    "requests": sum(seen.values()),
-                    "bytes_sent": stub.received,
-                    "bytes_received": stub.sent,
-                    "by_kind": seen,
-                }
-            )
-            stub.forget()
+            told = {"requests": sum(seen.values()), "bytes_sent": stub.received, "bytes_received": stub.sent}
+            stub.forget()  # before the other side goes on
+            pipe.send({**told, "by_kind": seen})
 
 
 @contextlib.contextmanager

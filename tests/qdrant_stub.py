@@ -127,8 +127,8 @@ class Stub:
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
+                stub.sent += len(answer)  # before it is there: who got it may ask
                 self.wfile.write(answer)
-                stub.sent += len(answer)
 
             do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = _any
 

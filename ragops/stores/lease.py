@@ -46,13 +46,13 @@ class Lease:
             lease._take()
             try:
                 yield lease
-            except BaseException:
+            finally:
                 try:
                     lease._drop()
-                except RagopsError:  # it runs out by itself; the first error is the one to tell
+                except (
+                    RagopsError
+                ):  # it runs out by itself; what was done under it is done, or failed for its own reason
                     pass
-                raise
-            lease._drop()
         finally:
             _mine.discard(lease._token)
 

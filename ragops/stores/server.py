@@ -254,11 +254,15 @@ class QdrantStore:
                 raise  # what was written is the other's to take back
             except BaseException:
                 try:
+                    self._meta.unseal(release.number)  # perhaps only the answer was lost
                     self._settle(self._meta.read())
                 except Exception:  # the first error is the one to tell; the next write cleans up
                     pass
                 raise
-            self._meta.end(draft)
+            try:
+                self._meta.end(draft)
+            except RagopsError:  # it is sealed: the next write finds that the draft is done
+                pass
             return sealed
 
     def tidy(self) -> None:
