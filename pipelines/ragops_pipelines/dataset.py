@@ -133,19 +133,21 @@ class Dataset:
     def _write_vectors(self, state: State, cache: Cache, *, trusted: bool) -> tuple[list[str], int]:
         """New vectors to new segments; all of them again when a quarter of what is stored is dead."""
         db = state.db
-        rebuild = not trusted
-        if not rebuild:
+        new = "SELECT DISTINCT vector_key FROM work.wanted WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
+        keys = [key for (key,) in db.execute(f"{new} ORDER BY vector_key")]
+        stored = state.count("stored")
+        # Every point that left may have been the last to need its vector. They are counted out, which takes time in
+        # proportion to the dataset, only where that could come to a quarter.
+        dead = (state.get("dead_vectors") or 0) + state.count("work.old")
+        if dead > stored // 4:
             live = db.execute("SELECT count(DISTINCT vector_key) FROM points").fetchone()[0]
-            stored = state.count("stored")
-            fresh = db.execute(
-                "SELECT count(DISTINCT vector_key) FROM points WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
-            ).fetchone()[0]
-            rebuild = stored + fresh - live > stored // 4
+            dead = stored + len(keys) - live
+        rebuild = not trusted or dead > stored // 4
         names = set() if rebuild else {row[0] for row in db.execute("SELECT DISTINCT segment FROM stored")}
-        query = "SELECT DISTINCT vector_key FROM points"
-        if not rebuild:
-            query += " WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
-        keys = [row[0] for row in db.execute(query + " ORDER BY vector_key")]
+        if rebuild:
+            dead = 0
+            keys = [key for (key,) in db.execute("SELECT DISTINCT vector_key FROM points ORDER BY vector_key")]
+        state.put("dead_vectors", dead)
         found: list[tuple[str, str]] = []
         written = 0
         for i in range(0, len(keys), SEGMENT_ROWS):
