@@ -516,6 +516,24 @@ def test_gc_forgets_what_nobody_needs(workspace: Workspace, pages: Path, ragops:
     assert summary.vectors == {"computed": 0, "reused": 1}  # its vector still stands in the dataset
 
 
+def test_gc_forgets_permissions_that_no_kept_release_needs(workspace: Workspace, pages: Path) -> None:
+    def remembered() -> int:
+        with workspace.state() as state:
+            return state.count("permissions")
+
+    workspace.ingest(pages)
+    (pages / "page0.md").unlink()
+    workspace.ingest()
+    workspace.gc()
+    assert remembered() == 1  # release 1 holds the page still
+    workspace.prune(keep=0)
+    workspace.gc()
+    assert remembered() == 0
+    edit(pages, "page0.md", "---\ntenant: b\n---\n" + PAGES["page0.md"])
+    workspace.ingest()
+    assert uris(workspace, None, tenant="b") == ["pages:/page0.md"]
+
+
 def test_what_is_remembered_stays_bounded(workspace: Workspace, pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ragops_pipelines import collect
     from ragops_pipelines.state import Cache

@@ -1,4 +1,5 @@
-"""What is remembered and nobody needs: parses, vectors and models of old contents and recipes."""
+"""What is remembered and nobody needs: parses, vectors and models of old contents and recipes, permissions of what is
+gone."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ragops import ids
+from ragops.errors import StoreError
 from ragops_pipelines.job import Job
 
 SLACK = 10_000  # rows of a table that are not worth looking at
@@ -22,7 +24,7 @@ _NEEDED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was removed: rows of the cache, exported query encoders by space, bytes of disk given back."""
+    """What was removed: rows of cache and state, exported query encoders by space, bytes of disk given back."""
 
     rows: int = 0
     models: tuple[str, ...] = ()
@@ -56,8 +58,23 @@ def collect(job: Job, *, spare: bool = False) -> Collected:
     if spare:
         return Collected(rows)
     db.execute("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", (RUNS,))
+    rows += _forget_permissions(job)
     job.cache.shrink()
     return Collected(rows, tuple(_remove_models(job)), max(0, before - _size(job)))
+
+
+def _forget_permissions(job: Job) -> int:
+    """Permissions of documents that are gone and that no kept release holds any more."""
+    db = job.state.db
+    gone = "document_id NOT IN (SELECT document_id FROM sources WHERE document_id IS NOT NULL)"
+    doomed = {document for (document,) in db.execute(f"SELECT document_id FROM permissions WHERE {gone}")}
+    try:
+        for number in job.store.numbers() if doomed else ():
+            doomed.difference_update(row.document_id for row in job.store.point_rows(number))
+    except StoreError:  # a damaged release may hold any of them
+        return 0
+    db.executemany("DELETE FROM permissions WHERE document_id = ?", ((document,) for document in doomed))
+    return len(doomed)
 
 
 def _remove_models(job: Job) -> Iterable[str]:
