@@ -240,6 +240,8 @@ def _check_ranges(settings: Settings, where: Where) -> None:
         (("release", "keep"), settings.release.keep >= 1, "at least 1"),
         (("release", "max_delete"), 0 <= settings.release.max_delete <= 1, "a share from 0 to 1"),
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),
+        (("store", "url"), "@" not in (settings.store.url or "").rpartition("://")[2].partition("/")[0],
+         "an address without a name and password in it; a key comes from the environment, see store.api_key"),
         (("store", "collection"), bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", settings.store.collection)),
          "letters, digits, '-' and '_'"),
         (("store", "collection"), settings.store.url is None or "--" not in settings.store.collection,

@@ -30,6 +30,8 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("chunk:\n  size: 2\n", 2, "at least 8 tokens"),
         ("chunk:\n  size: 20\n  overlap: 15\n", 3, "0 to half the size"),
         ("release:\n  max_delete: 2\n", 2, "a share from 0 to 1"),
+        ("store:\n  url: https://me:secret@qdrant:6333/x\n", 2, "without a name and password"),
+        ("store:\n  url: me:secret@qdrant:6333\n", 2, "without a name and password"),
         ("chunk: 3\n", 1, "'chunk' takes keys, not a whole number"),
         ("sources: docs\n", 1, "'sources' takes a list, not text"),
         ("sources:\n  - path: x\n", 2, "a source needs a name"),
