@@ -9,7 +9,7 @@ demo: install ## ingest docs/ and ask it a question
 	$(BIN)/ragops ingest
 	$(BIN)/ragops search "$(QUESTION)" -k 3
 
-test: install-dev ## in about eight minutes on two cores
+test: install-dev ## in about ten minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: install-dev ## the rest: more of the crash matrix, the real model under kill -9
