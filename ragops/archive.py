@@ -159,10 +159,7 @@ def _contents(file: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[ta
         if head.get("kind") != KIND:
             raise _foreign(file, f"{HEAD} is of another kind")
         if head["schema"] > SCHEMA:
-            raise SchemaError(
-                f"{file} was written by a newer ragops (schema {head['schema']}; this one knows {SCHEMA})",
-                "Upgrade: pip install -U ragops",
-            )
+            raise SchemaError.newer(file, head["schema"], SCHEMA)
         members = tar.getmembers()
         if members[-1].name != TAIL:
             raise _cut(file)

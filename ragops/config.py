@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ragops.errors import ConfigError
+from ragops.errors import UPGRADE, ConfigError
 
 FILE = "params.yaml"
 VERSION = 1
@@ -128,7 +128,7 @@ def parse(text: str, name: str = FILE) -> Settings:
     if isinstance(version, int) and version > VERSION:
         raise ConfigError(
             f"{where.at('version')}: this workspace is of a newer ragops (version {version}; this one knows {VERSION})",
-            "Upgrade: pip install -U ragops",
+            UPGRADE,
         )
     sources = _sources(value.pop("sources", None), where.at("sources"))
     settings = bind(Settings, value, where, also=("sources",))

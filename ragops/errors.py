@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+UPGRADE = "Upgrade: pip install -U ragops"
+
 
 class RagopsError(Exception):
     """Base of all errors that ragops raises on purpose.
@@ -40,6 +42,11 @@ class MissingExtra(UsageError):
 
 class SchemaError(UsageError):
     """An artefact was written by a newer ragops."""
+
+    @classmethod
+    def newer(cls, what: object, found: int, known: int) -> SchemaError:
+        """`what` carries the schema version `found`, of which this ragops knows nothing beyond `known`."""
+        return cls(f"{what} was written by a newer ragops (schema {found}; this one knows {known})", UPGRADE)
 
 
 class ScanError(RagopsError):

@@ -16,7 +16,6 @@ from ragops.stores import manifest, permissions
 from ragops_pipelines import dataset, snapshot, state
 
 Action = Literal["nothing", "lifted", "lift", "ingest", "upgrade"]
-ADVICE = "Upgrade: pip install -U ragops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def refuse_newer_data(root: Path, known: state.State) -> None:
 
 def _refuse(file: Path, found: int, known: int) -> None:
     if found > known:
-        raise SchemaError(f"{file} was written by a newer ragops (schema {found}; this one knows {known})", ADVICE)
+        raise SchemaError.newer(file, found, known)
 
 
 def migrate(root: Path) -> list[Step]:

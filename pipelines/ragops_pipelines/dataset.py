@@ -48,10 +48,7 @@ class Dataset:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{self.file} is damaged: {error}", shards.MEND) from error
         if schema > SCHEMA:
-            raise SchemaError(
-                f"{self.file} was written by a newer ragops (schema {schema}; this one knows {SCHEMA})",
-                "Upgrade: pip install -U ragops",
-            )
+            raise SchemaError.newer(self.file, schema, SCHEMA)
         return dict(found)
 
     # ------------------------------------------------------------------ writing

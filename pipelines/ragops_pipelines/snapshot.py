@@ -180,10 +180,7 @@ class Snapshot:
         try:
             value = json.loads(self.file.read_bytes())
             if value["schema"] > SCHEMA:
-                raise SchemaError(
-                    f"{self.file} was written by a newer ragops (schema {value['schema']}; this one knows {SCHEMA})",
-                    "Upgrade: pip install -U ragops",
-                )
+                raise SchemaError.newer(self.file, value["schema"], SCHEMA)
             return dict(value["packs"]), int(value["count"])
         except FileNotFoundError:
             return {}, 1

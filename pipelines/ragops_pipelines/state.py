@@ -115,10 +115,7 @@ class State:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             self.db.close()
-            raise SchemaError(
-                f"{folder / 'state.db'} was written by a newer ragops (schema {version}; this one knows {SCHEMA})",
-                "Upgrade: pip install -U ragops",
-            )
+            raise SchemaError.newer(folder / "state.db", version, SCHEMA)
         if 0 < version < SCHEMA:  # nothing that one comparison by content does not find again
             self.db.close()
             _remove(folder / "state.db")
@@ -301,10 +298,7 @@ class Cache:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > CACHE_SCHEMA:
             db.close()
-            raise SchemaError(
-                f"{self.file} was written by a newer ragops (schema {version}; this one knows {CACHE_SCHEMA})",
-                "Upgrade: pip install -U ragops",
-            )
+            raise SchemaError.newer(self.file, version, CACHE_SCHEMA)
         if version < CACHE_SCHEMA:
             db.executescript(_CACHE + f"PRAGMA user_version = {CACHE_SCHEMA};")
         return db

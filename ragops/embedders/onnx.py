@@ -100,10 +100,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged: {error}", _MEND) from error
     if schema > SCHEMA:
-        raise SchemaError(
-            f"{folder} was written by a newer ragops (schema {schema}, this one knows {SCHEMA})",
-            "upgrade with `pip install -U ragops`",
-        )
+        raise SchemaError.newer(folder, schema, SCHEMA)
     return manifest  # type: ignore[no-any-return]
 
 

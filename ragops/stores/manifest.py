@@ -41,10 +41,7 @@ def load(value: Any, where: str) -> Manifest:
     try:
         schema = value["schema"]
         if isinstance(schema, int) and schema > SCHEMA:
-            raise SchemaError(
-                f"{where} was written by a newer ragops (schema {schema}, this one reads {SCHEMA})",
-                "Upgrade: pip install -U ragops",
-            )
+            raise SchemaError.newer(where, schema, SCHEMA)
         if value["seal"] != _seal({key: item for key, item in value.items() if key != "seal"}):
             raise ValueError("its seal does not fit its content")
         release = dict(value["release"])

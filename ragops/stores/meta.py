@@ -169,10 +169,7 @@ class Meta:
         try:
             value = json.loads(payload["ragops"])
             if value["schema"] > SCHEMA:
-                raise SchemaError(
-                    f"{self._where} was written by a newer ragops (schema {value['schema']}, this one reads {SCHEMA})",
-                    "Upgrade: pip install -U ragops",
-                )
+                raise SchemaError.newer(self._where, value["schema"], SCHEMA)
             if value["kind"] in ("release", "draft", "live"):
                 int(value["number"])
             return value["kind"], value

@@ -200,10 +200,7 @@ def _read(path: Path) -> tuple[_Stamp | None, Entries]:
         value = orjson.loads(data)
         schema = value["schema"]
         if isinstance(schema, int) and schema > SCHEMA:
-            raise SchemaError(
-                f"{path} was written by a newer ragops (schema {schema}, this one reads {SCHEMA})",
-                "Upgrade: pip install -U ragops",
-            )
+            raise SchemaError.newer(path, schema, SCHEMA)
         documents = value["documents"]
         if value["seal"] != _seal(documents):
             raise ValueError("its seal does not fit its content")
