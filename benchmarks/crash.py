@@ -2,7 +2,7 @@
 
     python benchmarks/crash.py [--all] [--most N] [--random N] [--processes N] [--out FILE]
 
-Steps, scenarios and what must come out are those of tests/test_crash.py (see tests/crash.py): `first` is a first
+Steps, scenarios and what must come out are those of tests/test_crash.py (see tests/crash/): `first` is a first
 ingest of 59 files, `change` one that edits, shortens, deletes, adds, moves, copies, mends and breaks files at once,
 `rechunk` a changed chunk size; the others are what is done to releases. By default the first and the last of every kind
 of step, N random moments of each ingest, and deaths of the store's writing process alone: about 600 kills. `--all`

@@ -1,6 +1,6 @@
 """Killed at any step, and whatever else comes between: the live release stands, and the next run ends as a clean build.
 
-`tests/injector.py` kills, `tests/crash.py` says what is run and what must come out.
+`tests/injector.py` kills, `tests/crash/` says what is run and what must come out.
 """
 
 from __future__ import annotations
