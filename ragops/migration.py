@@ -47,21 +47,8 @@ def survey(root: Path, settings: config.Settings | None = None) -> list[Step]:
 def refuse_newer(root: Path, settings: config.Settings | None = None) -> None:
     """Raises SchemaError where a newer ragops wrote something of the workspace."""
     for step in survey(root, settings):
-        _refuse(root / step.path, step.found, step.known)
-
-
-def refuse_newer_data(root: Path, known: state.State) -> None:
-    """The same of dataset and snapshot alone, and without reading them where they are what a run here wrote."""
-    for name, newest in (("dataset", dataset.SCHEMA), ("snapshot", snapshot.SCHEMA)):
-        path = f"data/{name}/{name}.json"
-        if durable.digest(root / path) != known.get(f"{name}_sha"):
-            for _, _, found, _, _ in _json(root, path, name, newest, "ingest"):
-                _refuse(root / path, found, newest)
-
-
-def _refuse(file: Path, found: int, known: int) -> None:
-    if found > known:
-        raise SchemaError.newer(file, found, known)
+        if step.action == "upgrade":
+            raise SchemaError.newer(root / step.path, step.found, step.known)
 
 
 def migrate(root: Path) -> list[Step]:

@@ -156,7 +156,6 @@ class Workspace:
     def _job(
         self, path: str | os.PathLike[str] | None, options: Any, progress: Callable[[Event], None] | None, *, add: bool
     ) -> Iterator[Job]:
-        from ragops.migration import refuse_newer_data
         from ragops_pipelines.dataset import Dataset
         from ragops_pipelines.job import Job
         from ragops_pipelines.snapshot import Snapshot
@@ -169,7 +168,6 @@ class Workspace:
             local = self.local if add or self.local.exists() else Path(stack.enter_context(TemporaryDirectory()))
             state = stack.enter_context(contextlib.closing(State(local)))
             cache = stack.enter_context(contextlib.closing(Cache(local)))
-            refuse_newer_data(self.root, state)
             configured = {source.name for source in self.settings.sources}
             known = set(state.get("source_settings") or {}) if path is None else set()
             yield Job(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ragops import durable, ids
-from ragops.errors import SchemaError, StoreError
+from ragops.errors import StoreError
 from ragops.types import Chunk, Document, Metadata, Point
 from ragops_pipelines import shards
 from ragops_pipelines.state import Cache, State, storable
@@ -40,16 +40,7 @@ class Dataset:
 
     def manifest(self) -> dict[str, Any] | None:
         """What `dataset.json` says, or None where there is no dataset. Raises SchemaError, StoreError."""
-        try:
-            found = json.loads(self.file.read_text("utf-8"))
-            schema = found["schema"]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.file} is damaged: {error}", shards.MEND) from error
-        if schema > SCHEMA:
-            raise SchemaError.newer(self.file, schema, SCHEMA)
-        return dict(found)
+        return shards.read_manifest(self.file, SCHEMA)
 
     # ------------------------------------------------------------------ writing
     def write(

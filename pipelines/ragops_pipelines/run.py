@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragops import ids
 from ragops.errors import RagopsError, StoreError, UsageError
@@ -26,7 +26,11 @@ from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.recipe import Recipe, query_encoder, recipe_token
 from ragops_pipelines.scan import Changes, compare
-from ragops_pipelines.state import CacheDamaged
+from ragops_pipelines.state import CacheDamaged, State
+
+if TYPE_CHECKING:
+    from ragops_pipelines.dataset import Dataset
+    from ragops_pipelines.snapshot import Snapshot
 
 REPRESENTATIVE = 256  # vectors; a smaller run says little about the next one
 SMALL_CORPUS = 20  # documents; up to here `max_delete` holds nothing back
@@ -197,9 +201,16 @@ def _load(
         return load(job, ledger, number, dataset, None, in_step=False)
 
 
-def _lost(part: Any, state: Any, name: str) -> bool:
-    """Whether what is on disk is not what the last recorded run left there (or nothing was recorded)."""
-    return bool(part.digest() != state.get(f"{name}_sha"))
+def _lost(part: Snapshot | Dataset, state: State, name: str) -> bool:
+    """Whether what is on disk is not what the last recorded run left there (or nothing was recorded).
+
+    Raises SchemaError where a newer ragops wrote it: that is not ours to write over.
+    """
+    if part.digest() == state.get(f"{name}_sha"):
+        return False
+    with contextlib.suppress(StoreError):  # what is damaged is made again
+        part.manifest()
+    return True
 
 
 def _find_vectors(job: Job) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ragops import durable, ids
+from ragops.errors import SchemaError, StoreError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,6 +21,21 @@ MEND = "Run `ragops verify --repair`: what is damaged is made again."
 LEVEL = 1  # of zstd: a quarter less time than by default for one hundredth more bytes
 PER_SHARD = 16
 MAX_SHARDS = 1024  # a power of two, at most 4096: prefixes have 12 bits
+
+
+def read_manifest(file: Path, known: int) -> dict[str, Any] | None:
+    """The JSON that names the files that count, None where there is none. Raises SchemaError beyond schema `known`,
+    StoreError for a damaged one."""
+    try:
+        found = dict(json.loads(file.read_bytes()))
+        schema = int(found["schema"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{file} is damaged: {error}", MEND) from error
+    if schema > known:
+        raise SchemaError.newer(file, schema, known)
+    return found
 
 
 def shard_count(items: int) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ragops import durable, ids
-from ragops.errors import SchemaError, StoreError
+from ragops.errors import StoreError
 from ragops_pipelines import shards
 from ragops_pipelines.state import State
 
@@ -25,6 +26,10 @@ class Snapshot:
         self.folder = folder
         self.file = folder / "snapshot.json"
         self.objects = folder / "objects"
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What `snapshot.json` says, or None where there is no snapshot. Raises SchemaError, StoreError."""
+        return shards.read_manifest(self.file, SCHEMA)
 
     def stage(self, state: State, sha: str, data: bytes) -> None:
         """Keep bytes for the run in progress. Large ones are written at once, others at `write`."""
@@ -177,14 +182,10 @@ class Snapshot:
 
     def _layout(self) -> tuple[dict[str, str], int]:
         """The packs that count now, by shard, and how many shards there are."""
+        value = self.manifest()
         try:
-            value = json.loads(self.file.read_bytes())
-            if value["schema"] > SCHEMA:
-                raise SchemaError.newer(self.file, value["schema"], SCHEMA)
-            return dict(value["packs"]), int(value["count"])
-        except FileNotFoundError:
-            return {}, 1
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return ({}, 1) if value is None else (dict(value["packs"]), int(value["count"]))
+        except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{self.file} is damaged: {error}", shards.MEND) from error
 
 
