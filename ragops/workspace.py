@@ -234,37 +234,28 @@ class Workspace:
     # ------------------------------------------------------------------ releases
     def releases(self) -> list[dict[str, Any]]:
         """The kept releases, oldest first, as `ragops releases list --json` prints them. Loads no engine."""
-        return [self._described(release) for release in self.store.releases()]
+        live, held = self._pointer()
+        return [_described(release, live, held) for release in self.store.releases()]
 
     def release(self, number: int | None = None) -> dict[str, Any]:
         """One kept release, the live one without a number: what it holds, its cost, what is wrong with it."""
-        from ragops.stores.releases import find, live_release
+        from ragops.stores.releases import find
 
         store = self.store
-        release = (live_release(store) if number is None else None) or find(store, number)
-        return self._described(release) | {
+        live, held = self._pointer()
+        release = find(store, live if number is None else number)
+        return _described(release, live, held) | {
             "recipe": dict(release.notes.get("recipe", {})),
             "work": dict(store.work(release.number)),
             "damage": store.check(release.number),
         }
 
-    def _described(self, release: Release) -> dict[str, Any]:
+    def _pointer(self) -> tuple[int | None, bool]:
+        """The live release, if its pointer is sound, and whether it is held."""
         from ragops.stores.releases import is_held, live_release
 
         live = live_release(self.store)
-        is_live = live is not None and release.number == live.number
-        return {
-            "number": release.number,
-            "live": is_live,
-            "held": is_live and is_held(self.store),
-            "created": release.created,
-            "fingerprint": release.fingerprint,
-            "points": release.points,
-            "model": release.space.model,
-            "space": release.space.fingerprint,
-            "numerics": release.numerics,
-            "incomplete": list(release.notes.get("incomplete", ())),
-        }
+        return None if live is None else live.number, is_held(self.store)
 
     def publish(self, number: int | None = None, *, wait: float = 0) -> Release:
         """Make a kept release live, the newest without a number: readers see it from their next query on.
@@ -472,7 +463,7 @@ class Workspace:
             ]
         return {
             "workspace": str(self.root),
-            "release": None if live is None else self._described(live),
+            "release": None if live is None else _described(live, live.number, self.store.held()),
             "releases": [release.number for release in self.store.releases()],
             "sources": sources,
             "last_run": last,
@@ -502,6 +493,21 @@ def find(path: Path | None) -> Path | None:
         return path if (path / config.FILE).is_file() else None
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / config.FILE).is_file()), None)
+
+
+def _described(release: Release, live: int | None, held: bool) -> dict[str, Any]:
+    return {
+        "number": release.number,
+        "live": release.number == live,
+        "held": release.number == live and held,
+        "created": release.created,
+        "fingerprint": release.fingerprint,
+        "points": release.points,
+        "model": release.space.model,
+        "space": release.space.fingerprint,
+        "numerics": release.numerics,
+        "incomplete": list(release.notes.get("incomplete", ())),
+    }
 
 
 def _teller(progress: Callable[[Event], None] | None) -> Callable[[str, int, int], None]:

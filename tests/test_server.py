@@ -928,6 +928,13 @@ def test_doctor_examines_the_server(stub: Stub, tmp_path: Path, monkeypatch: pyt
     assert "store" not in found
 
 
+def reads(stub: Stub, act: Callable[[], object]) -> int:
+    """How often the meta collection is read."""
+    stub.forget()
+    act()
+    return stub.seen["POST /collections/*/points/scroll"]
+
+
 def test_an_ingest_over_http(stub: Stub, tmp_path: Path, corpus: Path) -> None:
     """What the loader asks of a store: changes, moves, permissions, rollback, prune, verification."""
     Workspace.create(tmp_path / "kb")
@@ -948,11 +955,13 @@ def test_an_ingest_over_http(stub: Stub, tmp_path: Path, corpus: Path) -> None:
         assert [change.was for change in found.of("moved")] == ["corpus:/page.html"]
         assert "Penguins live in the far south." in {hit.text for hit in kb.search("penguins").hits}
         kb.rollback()
+        assert reads(stub, kb.releases) == 3
     with Workspace.open(tmp_path / "kb") as kb:
         assert any("southern hemisphere" in hit.text for hit in kb.search("penguins").hits)
         kb.publish()
         kb.prune(0)
         assert [each["number"] for each in kb.releases()] == [2]
+        assert reads(stub, kb.releases) == 3  # whatever the number of releases
         assert kb.verify().ok
     name = over(stub).place()
     assert len(physical(stub.client, name)) == len(list(over(stub).point_ids(2)))
