@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragops.errors import RagopsError
 
 if TYPE_CHECKING:
-    from ragops.types import Store
+    from ragops.config import StoreSettings
 
 BASE = ("ragops", "qdrant-edge-py", "qdrant-client", "onnxruntime", "tokenizers", "polars", "numpy", "typer")
 INGEST = ("torch", "sentence-transformers", "unstructured", "kreuzberg", "pypdfium2", "dvc")
@@ -80,17 +81,17 @@ def _device() -> Iterator[Check]:
         yield Check("device", "ok", f"cpu, {torch.get_num_threads()} threads")
 
 
-def _server(store: Store, url: str) -> Iterator[Check]:
+def _server(settings: StoreSettings) -> Iterator[Check]:
     """Reach, version, key, collections. The first check says whether it can be asked at all."""
     from ragops.stores.server import QdrantStore
 
-    assert isinstance(store, QdrantStore)
     try:
-        found = store.examine()
+        with contextlib.closing(QdrantStore.connect(settings)) as store:
+            found = store.examine()
     except RagopsError as error:
         yield Check("server", "wrong", error.message, error.hint)
         return
-    yield Check("server", "ok", f"{url}, Qdrant {found.version}, {len(found.collections)} collections of ours")
+    yield Check("server", "ok", f"{settings.url}, Qdrant {found.version}, {len(found.collections)} collections of ours")
     if found.key_in_clear:
         yield Check("server key", "note", "sent in clear: the address is not https", "Set store.url to https://...")
     if found.strangers:
@@ -121,7 +122,7 @@ def _workspace(root: Path) -> Iterator[Check]:
         yield Check("model", "wrong", error.message, error.hint)
     store = workspace.store
     if workspace.settings.store.url is not None:
-        server = list(_server(store, workspace.settings.store.url))
+        server = list(_server(workspace.settings.store))
         yield from server
         if server[0].state == "wrong":
             return

@@ -419,6 +419,10 @@ class Store(Protocol):
         """Documents whose permissions today may differ from those that release `number` was sealed with."""
         ...
 
+    def opens(self, number: int) -> bool:
+        """Whether the engine at hand can open a sealed release, which another one may have sealed."""
+        ...
+
     def work(self, number: int) -> Mapping[str, int]:
         """What sealing a release cost: bytes or points copied of its base, points added and deleted."""
         ...

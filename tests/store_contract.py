@@ -119,6 +119,7 @@ def test_what_is_written_is_read_back(store: Store) -> None:
     assert sealed == release(1, 60)
     assert store.releases() == [sealed]
     assert store.live() == sealed
+    assert store.opens(1)
     found = everything(store)
     assert list(found) == sorted(point(i).point_id for i in range(60))
     assert list(store.point_ids(1)) == list(found)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ragops import ids
 from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.stores.manifest import Damaged
-from ragops.stores.releases import is_held, live_release, opens, prune
+from ragops.stores.releases import is_held, live_release, prune
 from ragops.types import Release
 from ragops_pipelines.collect import collect
 from ragops_pipelines.fetch import groups
@@ -240,7 +240,7 @@ def _releases(job: Job) -> tuple[Release | None, Release | None]:
     if live is None or live.number != max(job.store.numbers()):
         sealed = job.store.releases()
         head = sealed[-1] if sealed else None
-    return live, head if head is None or opens(job.store, head.number) else None
+    return live, head if head is None or job.store.opens(head.number) else None
 
 
 def _compare(job: Job, *, whole: bool) -> tuple[Changes, bool]:

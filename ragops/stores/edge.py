@@ -129,9 +129,15 @@ class EdgeStore:
         """Documents whose permissions were told since they were sealed. Raises StoreError where that is damaged."""
         return overlay.applying(overlay.read(self._permissions), number)
 
-    def sealed_by(self, number: int) -> str | None:
-        """The engine that sealed a release, where that is not the one at hand: it may be unable to open it."""
-        return _other_engine(self._manifest(number))
+    def opens(self, number: int) -> bool:
+        """Whether the engine at hand opens a sealed release. It is tried only where another one sealed it."""
+        if _other_engine(self._manifest(number)) is None:
+            return True
+        try:
+            self.open(number).close()
+        except StoreError:
+            return False
+        return True
 
     def work(self, number: int) -> dict[str, int]:
         """What sealing a release cost: `copied_bytes` of the base, points `added` and `deleted`."""

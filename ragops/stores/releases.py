@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 from ragops.errors import Locked, StoreError, UsageError
 from ragops.types import Release, Store
 
@@ -22,24 +20,6 @@ def is_held(store: Store) -> bool:
         return store.held()
     except StoreError:
         return False
-
-
-@runtime_checkable
-class Embedded(Protocol):
-    """A store whose engine is a library, and so changes under the releases that it sealed."""
-
-    def sealed_by(self, number: int) -> str | None: ...
-
-
-def opens(store: Store, number: int) -> bool:
-    """Whether the engine at hand opens a release. It is tried only where another one sealed it."""
-    if not isinstance(store, Embedded) or store.sealed_by(number) is None:
-        return True
-    try:
-        store.open(number).close()
-    except StoreError:
-        return False
-    return True
 
 
 def find(store: Store, number: int | None) -> Release:

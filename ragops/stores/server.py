@@ -151,6 +151,10 @@ class QdrantStore:
         """Nothing: `permit` writes into the points themselves."""
         return {}
 
+    def opens(self, number: int) -> bool:
+        """A server's engine lifts its collections itself."""
+        return True
+
     def work(self, number: int) -> dict[str, int]:
         """What sealing a release cost: points `copied_points` of the base, `added` and `deleted`."""
         return dict(self._find(number)[1].work)
