@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import glob
 import json
 import os
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -87,28 +88,22 @@ def backup(root: Path, settings: config.Settings, store: Store, file: Path, *, r
         raise UsageError(f"{file} is no place for a file", "Give a file in a folder that exists: backup.tar")
     if file.exists() and not replace:
         raise UsageError(f"{file} exists already", "Choose another name, or replace it: --replace")
-    for stray in file.parent.glob(f".{file.name}.*.tmp"):  # of one that was killed
+    for stray in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):  # of one that was killed
         shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    work = file.with_name(f".{file.name}.{os.getpid()}.work.tmp")
+    work = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         work.mkdir()
-        made = _write(root, settings, store, draft, work, tell)
-        durable.replace(draft, file)
-        durable.sync(file.parent)
+        return _write(root, settings, store, file, work, tell)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"no space left for {file}; nothing of it was kept", "Free some space there.") from error
         raise
     finally:
-        draft.unlink(missing_ok=True)
         shutil.rmtree(work, ignore_errors=True)
-    return made(file)
 
 
-def _write(
-    root: Path, settings: config.Settings, store: Store, draft: Path, work: Path, tell: Tell
-) -> Callable[[Path], BackedUp]:
+def _write(root: Path, settings: config.Settings, store: Store, file: Path, work: Path, tell: Tell) -> BackedUp:
+    """`work`: an empty folder beside `file`, for what is made on the way."""
     damage: list[str] = []
     embedded = settings.store.url is None
     collection = settings.store.collection
@@ -125,8 +120,7 @@ def _write(
             transfer(store, copy, name="the backup", tell=tell)
     for name in ("state.db", "cache.db"):
         damage += _copy_database(local / name, work / name)
-    with _counts(work) as (documents, chunks):
-        pass
+    documents, chunks = _counts(work)
     listed = [*_top(root), *_local(local, work), *_tree(root / "data", "data")]
     listed += _releases(base / collection, f".ragops/store/{collection}", store)
     total = sum(_used(path) for _, path in listed if path is not None)
@@ -147,6 +141,7 @@ def _write(
         "documents": documents,
         "chunks": chunks,
     }
+    draft = work / "backup.tar"
     with tarfile.open(draft, "x:", format=tarfile.PAX_FORMAT) as tar:
         writer = archive.Writer(tar, lambda done: tell("backup", _mb(done), _mb(total)), {})
         writer.add_bytes(archive.HEAD, _json(head))
@@ -158,15 +153,13 @@ def _write(
                 writer.add(name, path)
         checksums = dict(writer.checksums)
         writer.add_bytes(archive.TAIL, _json(checksums))
-    size = draft.stat().st_size
-
-    def made(file: Path) -> BackedUp:
-        return BackedUp(
-            file=str(file), bytes=size, files=len(checksums), releases=[release.number for release in releases],
-            live=now, held=held, documents=documents, chunks=chunks, damage=damage,
-        )  # fmt: skip
-
-    return made
+    durable.replace(draft, file)
+    durable.sync(file.parent)
+    return BackedUp(
+        file=str(file), bytes=file.stat().st_size, files=len(checksums),
+        releases=[release.number for release in releases], live=now, held=held, documents=documents, chunks=chunks,
+        damage=damage,
+    )  # fmt: skip
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -203,14 +196,12 @@ def _copy_database(source: Path, target: Path) -> list[str]:
     return []
 
 
-@contextlib.contextmanager
-def _counts(folder: Path) -> Iterator[tuple[int, int]]:
+def _counts(folder: Path) -> tuple[int, int]:
     """Documents and chunks that a state knows of."""
     if not (folder / "state.db").exists():
-        yield 0, 0
-        return
+        return 0, 0
     with contextlib.closing(State(folder)) as state:
-        yield state.documents(), state.count("points")
+        return state.documents(), state.count("points")
 
 
 Listed = list[tuple[str, Path | None]]  # name in the archive, file; None: an empty folder
