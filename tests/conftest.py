@@ -6,13 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ragops.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ragops.stores.edge import EdgeStore
+    from tests.qdrant_stub import Stub
+
+pytest.register_assert_rewrite("tests.connector_contract", "tests.edge_stores", "tests.store_contract")
 
 CORPUS = {
     "guide/install.md": "# Install\n\nUse pip to install the package.\n\n## Linux\n\nNeeds a compiler and headers.\n",
@@ -24,6 +30,8 @@ CORPUS = {
     "<tr><td>Large</td><td>30</td></tr></table><script>track()</script></body></html>",
     "data.csv": "city,people\nOslo,700000\nBergen,290000\n",
 }
+
+PAGES = {f"page{i}.md": f"# Page {i}\n\nPenguins number {i} swim well.\n" for i in range(6)}
 
 
 def write_corpus(folder: Path, files: dict[str, str] | None = None) -> Path:
@@ -56,6 +64,46 @@ def workspace(tmp_path: Path) -> Workspace:
     Workspace.create(tmp_path / "kb")
     use_model(tmp_path / "kb")
     return Workspace.open(tmp_path / "kb")
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "pages", PAGES)
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> EdgeStore:
+    from ragops.stores.edge import EdgeStore
+
+    return EdgeStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def _sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ragops.stores.edge import EdgeStore
+    from tests.store_contract import fill, pairs, release
+
+    store = EdgeStore(tmp_path_factory.mktemp("sealed") / "store")
+    fill(store, 50)
+    store.write(release(2, 3), base=None, delete=[], add=pairs(1, 2, 3))
+    return store.root
+
+
+@pytest.fixture
+def sealed(_sealed: Path, tmp_path: Path) -> EdgeStore:
+    """Release 1 with 50 points, live, and release 2 with 3: a copy, to be damaged."""
+    from ragops.stores.edge import EdgeStore
+
+    subprocess.run(["cp", "-a", "--sparse=always", str(_sealed), str(tmp_path / "store")], check=True)
+    return EdgeStore(tmp_path / "store")
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    from tests.qdrant_stub import Stub
+
+    with Stub() as stub:
+        yield stub
 
 
 Result = subprocess.CompletedProcess[str]
