@@ -298,12 +298,18 @@ class Workspace:
             return mend(job, found) if repair else found
 
     def gc(self, *, wait: float = 0) -> Collected:
-        """Remove what is remembered and nobody needs: parses, vectors and models of old contents and recipes."""
+        """Remove what nobody needs: deleted and replaced texts and bytes from the files of dataset and snapshot;
+        parses, vectors and models of old contents and recipes from what is remembered."""
         from ragops_pipelines.collect import collect
         from ragops_pipelines.job import Options
+        from ragops_pipelines.run import compact
 
         with self._locked(wait), self._job(None, Options(), None, add=False) as job:
-            return collect(job)
+            before = sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
+            compact(job)
+            freed = before - sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
+            found = collect(job)
+            return replace(found, bytes=found.bytes + max(0, freed))
 
     # ------------------------------------------------------------------ care
     def migrate_store(

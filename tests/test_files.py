@@ -111,7 +111,7 @@ def test_a_workspace_does_not_feed_on_itself(tmp_path: Path) -> None:
     for name in (
         "params.yaml",
         "dvc.lock",
-        "data/snapshot/manifest.parquet",
+        "data/snapshot/snapshot.json",
         "data/dataset.dvc",
         "data/mine.md",
         "a.md",
@@ -123,7 +123,7 @@ def test_a_workspace_does_not_feed_on_itself(tmp_path: Path) -> None:
     assert names(listing(files(tmp_path / "elsewhere", path=str(tmp_path / "data")))) == [
         "dataset.dvc",
         "mine.md",
-        "snapshot/manifest.parquet",
+        "snapshot/snapshot.json",
     ]
 
 

@@ -1,15 +1,17 @@
 """Documents, chunks, vectors and rejects as parquet: the artefact that a release is loaded from.
 
-Documents and chunks stand in hash-prefix shards whose file names carry their content's hash, vectors in immutable
-segments. `dataset.json` names the files that count and is replaced last, in one step: a crash leaves the old dataset
-or the new one. A chunk's text is not written twice: it is `document.text[start:end]`.
+Each part is a folder of immutable segments (see `segments`) with a `manifest.json` that names those that count. The
+chunks of a segment of documents stand in a file of their own. `dataset.json` binds the parts together by their
+manifests' hashes and is replaced last, so a crash leaves the old dataset or the new one. A chunk's text is not written
+twice: it is `document.text[start:end]`.
 """
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +19,64 @@ import orjson
 
 from ragops import durable, ids
 from ragops.errors import StoreError
-from ragops.types import Chunk, Document, Metadata, Point
-from ragops_pipelines import shards
-from ragops_pipelines.state import Cache, State, storable
+from ragops.types import Point
+from ragops_pipelines import rows, segments
+from ragops_pipelines.segments import Segment
+from ragops_pipelines.state import Cache, State
 
 if TYPE_CHECKING:
     import polars as pl
 
     from ragops.types import Vectors
 
-SCHEMA = 1
-PARTS = ("documents", "chunks", "vectors", "rejects")
-SEGMENT_ROWS = 8192
+SCHEMA = 2
+TABLES = ("documents", "chunks", "vectors")
+PARTS = (*TABLES, "rejects")
+FILE = "manifest.json"
+REJECTS = ("uri", "source", "raw_sha", "stage", "code", "reason", "hint", "transient")
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What a dataset says of itself: `dataset.json` and the manifests of its parts."""
+
+    recipe: Mapping[str, str] = field(default_factory=dict)  # chunker and space, by their fingerprints
+    space: Mapping[str, Any] = field(default_factory=dict)  # the vector space in full
+    numerics: Sequence[str] = ()  # of the runs that embedded
+    fingerprint: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    documents: dict[str, Segment] = field(default_factory=dict)  # by name
+    chunks: dict[str, str] = field(default_factory=dict)  # segment of documents -> file of its chunks
+    vectors: dict[str, Segment] = field(default_factory=dict)  # by name
+
+    def texts(self) -> dict[str, str]:
+        """The files that say it, by path in the dataset's folder; in the order in which they are to be written."""
+        parts = {
+            "documents": documents_text(self.documents),
+            "chunks": chunks_text(self.recipe["chunker"], self.chunks),
+            "vectors": vectors_text(self.recipe["space"], self.vectors),
+        }
+        whole = {
+            "fingerprint": self.fingerprint,
+            "recipe": dict(self.recipe),
+            "space": dict(self.space),
+            "numerics": list(self.numerics),
+            "counts": dict(self.counts),
+            "parts": {part: ids.sha256(text.encode()) for part, text in parts.items()},
+        }
+        return {f"{part}/{FILE}": text for part, text in parts.items()} | {"dataset.json": _text(whole)}
+
+
+def documents_text(documents: Mapping[str, Segment]) -> str:
+    return _text({"segments": _listed(documents)})
+
+
+def chunks_text(chunker: str, files: Mapping[str, str]) -> str:
+    return _text({"chunker": chunker, "files": dict(files)})
+
+
+def vectors_text(space: str, vectors: Mapping[str, Segment]) -> str:
+    return _text({"space": space, "segments": _listed(vectors)})
 
 
 class Dataset:
@@ -38,87 +86,177 @@ class Dataset:
         self.folder = folder
         self.file = folder / "dataset.json"
 
-    def manifest(self) -> dict[str, Any] | None:
-        """What `dataset.json` says, or None where there is no dataset. Raises SchemaError, StoreError."""
-        return shards.read_manifest(self.file, SCHEMA)
+    def manifest(self) -> Manifest | None:
+        """What the dataset says of itself, None where there is none. Raises SchemaError; StoreError where parts of it
+        are damaged, missing or of another dataset."""
+        found = segments.read_manifest(self.file, SCHEMA)
+        if found is None:
+            return None
+        try:
+            manifest = Manifest(
+                found["recipe"], found["space"], found["numerics"], found["fingerprint"], found["counts"]
+            )  # fmt: skip
+            for part in TABLES:
+                if durable.digest(self.folder / part / FILE) != found["parts"][part]:
+                    raise StoreError(
+                        f"{self.folder / part / FILE} is not the one that {self.file.name} names", segments.MEND
+                    )
+            self.read_documents(manifest)
+            self.read_chunks(manifest)
+            self.read_vectors(manifest)
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{self.file} is damaged: {error!r}", segments.MEND) from error
+        return manifest
 
-    # ------------------------------------------------------------------ writing
-    def write(
-        self, state: State, cache: Cache, recipe: Mapping[str, str], fingerprint: str, *, anew: bool, trusted: bool
-    ) -> tuple[str, int]:
-        """Merge the staged documents of this run with the dataset on disk, in new files beside those that count.
+    # -- one part's manifest into `manifest`; what a part was made by, None where there is no such part
+    def read_documents(self, manifest: Manifest) -> bool:
+        found = segments.read_manifest(self.folder / "documents" / FILE, SCHEMA)
+        manifest.documents = _named(found)
+        return found is not None
 
-        `state` already says what the dataset must hold; `work.gone` names the documents that left or changed. `anew`:
-        every document is staged; `trusted`: stored vectors may be kept. Returns what `adopt` puts into dataset.json
-        to make the files count, and the bytes written.
-        """
-        for part in PARTS:
-            durable.make_folder(self.folder / part)
-        old = None if anew else self.manifest()
-        old_count = old["shards"] if old else 1
-        count = shards.shard_count(state.documents())
-        gone = {row[0] for row in state.db.execute("SELECT document_id FROM work.gone")}
-        staged: dict[int, list[str]] = {}
-        for document, prefix in state.db.execute("SELECT document_id, prefix FROM work.staged ORDER BY document_id"):
-            staged.setdefault(prefix % count, []).append(document)
-        everything = old is None or count != old_count
-        touched = range(count) if everything else sorted({*staged, *(shards.prefix(d) % count for d in gone)})
-        files: dict[str, dict[str, str]] = {
-            part: {} if old is None or everything else dict(old[part]) for part in ("documents", "chunks")
-        }
-        written = 0
-        for shard in touched:
-            new = [_staged(state, document) for document in staged.get(shard, ())]
-            for part, rows in (
-                ("documents", [document for document, _ in new]),
-                ("chunks", [chunk for _, chunks in new for chunk in chunks]),
-            ):
-                frame = _frame(part, [*rows, *self._kept(part, old, shard, count, gone)])
-                files[part].pop(f"{shard:03x}", None)
-                if not frame.is_empty():
-                    name, size = shards.write_named(frame, self.folder / part, f"{shard:03x}")
-                    files[part][f"{shard:03x}"] = name
-                    written += size
-        segments, size = self._write_vectors(state, cache, trusted=trusted)
-        manifest = {
-            "schema": SCHEMA,
-            "fingerprint": fingerprint,
-            "recipe": dict(recipe),
-            "shards": count,
-            "counts": {"documents": state.documents(), "chunks": state.count("points")},
-            **files,
-            "vectors": segments,
-        }
-        for part in PARTS:
-            durable.sync(self.folder / part)
-        return json.dumps(manifest, indent=1, sort_keys=True) + "\n", written + size
+    def read_chunks(self, manifest: Manifest) -> str | None:
+        found = segments.read_manifest(self.folder / "chunks" / FILE, SCHEMA)
+        manifest.chunks = dict(found["files"]) if found else {}
+        return found["chunker"] if found else None
 
-    def adopt(self, state: State, text: str) -> None:
-        """Make what `write` wrote count, and remove what no longer does. May be repeated."""
-        self._write_rejects(state)
-        durable.write_atomic(self.file, text.encode())
-        manifest = json.loads(text)
-        for part in ("documents", "chunks", "vectors"):
-            wanted = set(manifest[part] if part == "vectors" else manifest[part].values())
-            shards.sweep(self.folder / part, wanted)
+    def read_vectors(self, manifest: Manifest) -> str | None:
+        found = segments.read_manifest(self.folder / "vectors" / FILE, SCHEMA)
+        manifest.vectors = _named(found)
+        return found["space"] if found else None
 
     def digest(self) -> str | None:
         """Of what `dataset.json` says, or None where there is none: tells whether it is still the recorded one."""
         return durable.digest(self.file)
 
-    def _kept(
-        self, part: str, old: Mapping[str, Any] | None, shard: int, count: int, gone: set[str]
-    ) -> Iterator[dict[str, Any]]:
-        """Rows of the dataset on disk that belong to `shard` and stay."""
-        if old is None:
-            return
-        for source in shards.sources_of(shard, count, old["shards"]):
-            if (name := old[part].get(f"{source:03x}")) is not None:
-                for row in self._read(part, name).to_dicts():
-                    if shards.prefix(row["document_id"]) % count == shard and row["document_id"] not in gone:
-                        yield row
+    # ------------------------------------------------------------------ writing
+    def write(
+        self, state: State, cache: Cache, manifest: Manifest, *, anew: bool, trusted: bool, compact: bool = False
+    ) -> tuple[dict[str, str], int]:
+        """Merge the staged documents of this run with the dataset on disk, in new files beside those that count.
 
-    def _write_vectors(self, state: State, cache: Cache, *, trusted: bool) -> tuple[list[str], int]:
+        `state` already says what the dataset must hold; `work.gone` names the documents that left or changed.
+        `manifest` brings recipe, space and fingerprint. `anew`: every document is staged; `trusted`: stored vectors
+        may be kept; `compact`: what no longer counts leaves the disk. Returns what `adopt` writes to make the files
+        count, and the bytes written.
+        """
+        self.make_folders()
+        db = state.db
+        old = None if anew else self.manifest()
+        if old is None:
+            db.execute("DELETE FROM placed WHERE part = 'documents'")
+            manifest.vectors = self._salvaged(state)
+        else:
+            manifest.documents, manifest.chunks, manifest.vectors = old.documents, old.chunks, old.vectors
+            state.strike("documents", manifest.documents, "SELECT document_id FROM work.gone")
+        worn = segments.worn(manifest.documents.values(), compact=compact)
+        for segment in worn:
+            del manifest.documents[segment.name]
+        written = 0
+        for documents, chunks in self._merged(worn, manifest.chunks):
+            written += self._add(state, manifest, documents, chunks)
+        sizes = db.execute("SELECT document_id, length(document) FROM work.staged ORDER BY document_id")
+        for batch in segments.batches(sizes):
+            documents, chunks = _staged(state, batch[0], batch[-1])
+            written += self._add(state, manifest, documents, chunks)
+        manifest.chunks = {name: manifest.chunks[name] for name in manifest.documents}
+        written += self._write_vectors(state, cache, manifest, trusted=trusted, compact=compact)
+        manifest.counts = {
+            "documents": state.documents(), "chunks": state.count("points"), "vectors": state.count("stored")
+        }  # fmt: skip
+        for part in PARTS:
+            durable.sync(self.folder / part)
+        return manifest.texts(), written
+
+    def make_folders(self) -> None:
+        for part in PARTS:
+            durable.make_folder(self.folder / part)
+
+    def adopt(self, texts: Mapping[str, str], rejects: Iterable[Mapping[str, Any]]) -> None:
+        """Make what `write` wrote count, and remove what no longer does. May be repeated."""
+        self.write_rejects(rejects)
+        for path, text in texts.items():
+            durable.write_atomic(self.folder / path, text.encode())
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the files that no manifest names."""
+        manifest = Manifest()
+        self.read_documents(manifest)
+        self.read_chunks(manifest)
+        self.read_vectors(manifest)
+        for part, names in (
+            ("documents", manifest.documents), ("chunks", manifest.chunks.values()), ("vectors", manifest.vectors)
+        ):  # fmt: skip
+            segments.sweep(self.folder / part, {*names, FILE})
+
+    def write_documents(self, documents: pl.DataFrame) -> tuple[Segment, int]:
+        name, size = segments.write(documents, self.folder / "documents")
+        weight = sum(int(documents[name].str.len_bytes().sum()) for name in ("text", "spans"))
+        return Segment(name, documents.height, weight), size
+
+    def write_chunks(self, chunks: pl.DataFrame) -> tuple[str, int]:
+        return segments.write(chunks, self.folder / "chunks")
+
+    def write_vectors(self, keys: Sequence[str], vectors: Mapping[str, array[float]]) -> tuple[Segment, int]:
+        import numpy as np
+        import polars as pl
+
+        matrix = np.array([vectors[key] for key in keys], dtype=np.float32)
+        column = pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))
+        frame = pl.DataFrame({"vector_key": keys, "vector": column})
+        name, size = segments.write(frame, self.folder / "vectors", "uncompressed")  # vectors do not compress
+        return Segment(name, len(keys), matrix.nbytes), size
+
+    def write_rejects(self, rejects: Iterable[Mapping[str, Any]]) -> None:
+        import polars as pl
+
+        schema = {name: pl.Boolean if name == "transient" else pl.String for name in REJECTS}
+        found = [[reject[name] for name in REJECTS] for reject in rejects]
+        file = self.folder / "rejects" / "rejects.parquet"
+        draft = file.with_name(f".{file.name}.tmp")
+        pl.DataFrame(found, schema=schema, orient="row").write_parquet(draft, compression="zstd", statistics=False)
+        durable.replace(draft, file)
+
+    def _add(self, state: State, manifest: Manifest, documents: pl.DataFrame, chunks: pl.DataFrame) -> int:
+        segment, size = self.write_documents(documents)
+        manifest.documents[segment.name] = segment
+        manifest.chunks[segment.name], more = self.write_chunks(chunks)
+        state.place("documents", documents["document_id"].to_list(), segment.name)
+        return size + more
+
+    def _merged(self, worn: Iterable[Segment], files: Mapping[str, str]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """The rows of the segments that still count, in segments that are full where there are enough of them."""
+        import polars as pl
+
+        def merged() -> tuple[pl.DataFrame, pl.DataFrame]:
+            return pl.concat(documents).sort("document_id"), pl.concat(chunks).sort("document_id", "nth")
+
+        documents: list[pl.DataFrame] = []
+        chunks: list[pl.DataFrame] = []
+        weight = 0
+        for segment in worn:
+            if not segment.live:
+                continue
+            some = segments.living(self._read("documents", segment.name), segment)
+            size = segment.size * segment.live // segment.rows
+            if documents and (weight + size > segments.FULL or sum(map(len, documents)) + len(some) > segments.ROWS):
+                yield merged()
+                documents, chunks, weight = [], [], 0
+            documents.append(some)
+            chunks.append(self._read("chunks", files[segment.name]).join(some, on="document_id", how="semi"))
+            weight += size
+        if documents:
+            yield merged()
+
+    def _salvaged(self, state: State) -> dict[str, Segment]:
+        """The segments of vectors that stay when everything else is made anew."""
+        found = state.db.execute("SELECT segment, count(*) FROM stored GROUP BY segment")
+        files = {name: (count, self.folder / "vectors" / name) for name, count in found}
+        return {
+            name: Segment(name, count, file.stat().st_size) for name, (count, file) in files.items() if file.exists()
+        }
+
+    def _write_vectors(self, state: State, cache: Cache, manifest: Manifest, *, trusted: bool, compact: bool) -> int:
         """New vectors to new segments; all of them again when a quarter of what is stored is dead."""
         db = state.db
         new = "SELECT DISTINCT vector_key FROM work.wanted WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
@@ -127,100 +265,115 @@ class Dataset:
         # Every point that left may have been the last to need its vector. They are counted out, which takes time in
         # proportion to the dataset, only where that could come to a quarter.
         dead = (state.get("dead_vectors") or 0) + state.count("work.old")
-        if dead > stored // 4:
+        if compact or dead > stored // 4:
             live = db.execute("SELECT count(DISTINCT vector_key) FROM points").fetchone()[0]
             dead = stored + len(keys) - live
-        rebuild = not trusted or dead > stored // 4
-        names = set() if rebuild else {row[0] for row in db.execute("SELECT DISTINCT segment FROM stored")}
+        rebuild = not trusted or dead > (0 if compact else stored // 4)
         if rebuild:
-            dead = 0
+            dead, manifest.vectors = 0, {}
             keys = [key for (key,) in db.execute("SELECT DISTINCT vector_key FROM points ORDER BY vector_key")]
         state.put("dead_vectors", dead)
-        found: list[tuple[str, str]] = []
+        # what is small is merged with its like; the vectors of the worn are read before they leave
+        worn = segments.worn(manifest.vectors.values())
         written = 0
-        for i in range(0, len(keys), SEGMENT_ROWS):
-            some = keys[i : i + SEGMENT_ROWS]
-            vectors = self.vectors(state, cache, some)
-            frame = _vector_frame(some, [vectors[k] for k in some])
-            # vectors do not compress
-            name, size = shards.write_named(frame, self.folder / "vectors", "segment", "uncompressed")
-            found += [(key, name) for key in some]
-            names.add(name)
+        for segment in worn:
+            del manifest.vectors[segment.name]
+        marks = ",".join("?" * len(worn))
+        again = f"SELECT vector_key FROM stored WHERE segment IN ({marks}) ORDER BY vector_key"
+        keys += [key for (key,) in db.execute(again, [segment.name for segment in worn])] if worn else []
+        found: list[tuple[str, str]] = []
+        for i in range(0, len(keys), segments.ROWS):
+            some = keys[i : i + segments.ROWS]
+            segment, size = self.write_vectors(some, self.vectors(state, cache, some))
+            manifest.vectors[segment.name] = segment
+            found += [(key, segment.name) for key in some]
             written += size
         if rebuild:
             db.execute("DELETE FROM stored")
         db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", found)
-        return sorted(names), written
-
-    def _write_rejects(self, state: State) -> None:
-        import polars as pl
-
-        names = ["uri", "source", "raw_sha", "stage", "code", "reason", "hint", "transient"]
-        schema = {name: pl.Boolean if name == "transient" else pl.String for name in names}
-        rows = [[reject[name] for name in names] for reject in state.rejects()]
-        shards.write_parquet(
-            pl.DataFrame(rows, schema=schema, orient="row"), self.folder / "rejects" / "rejects.parquet"
-        )
+        return written
 
     # ------------------------------------------------------------------ reading
-    def _read(self, part: str, name: str) -> pl.DataFrame:
+    def _read(self, part: str, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        return segments.read(self.folder / part / name, columns)
+
+    def documents(self, manifest: Manifest, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The documents that count with their `row` in the segment, by segment."""
+        for name, segment in sorted(manifest.documents.items()):
+            frame = self._read("documents", name, columns).with_row_index("row")
+            yield name, segments.living(frame, segment)
+
+    def rows(self, manifest: Manifest, within: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """The documents that count of some segments."""
+        for name in sorted(within):
+            yield from segments.living(self._read("documents", name), manifest.documents[name]).iter_rows(named=True)
+
+    def chunks(self, manifest: Manifest, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The chunks of a segment of documents; those of documents that do not count are among them."""
+        return self._read("chunks", manifest.chunks[name], columns)
+
+    def points(
+        self, manifest: Manifest, wanted: Mapping[str, set[str]] | None = None, within: Collection[str] | None = None
+    ) -> Iterator[Point]:
+        """Points as a store keeps them. `wanted`: document id -> point ids, None for all; they stand in the segments
+        `within`, None for any."""
         import polars as pl
 
-        file = self.folder / part / name
-        try:
-            data = file.read_bytes()
-            if not shards.is_named(name, ids.sha256(data)):
-                raise StoreError(f"{file} is damaged: its content does not match its name", shards.MEND)
-            return pl.read_parquet(data)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(f"{file} cannot be read: {error}", shards.MEND) from error
-
-    def points(self, manifest: Mapping[str, Any], wanted: Mapping[str, set[str]] | None = None) -> Iterator[Point]:
-        """Points as a store keeps them, shard by shard; `wanted`: document id -> point ids, None for all."""
-        import polars as pl
-
-        chosen = None if wanted is None else {f"{shards.prefix(d) % manifest['shards']:03x}" for d in wanted}
-        for shard, name in sorted(manifest["documents"].items()):
-            if (chosen is not None and shard not in chosen) or shard not in manifest["chunks"]:
+        space = manifest.recipe["space"]
+        for name, segment in sorted(manifest.documents.items()):
+            if within is not None and name not in within:
                 continue
-            documents = self._read("documents", name).drop("spans", "raw_sha", "version", "parser")
-            chunks = self._read("chunks", manifest["chunks"][shard]).drop("embed_sha", "nth")
+            documents = segments.living(self._read("documents", name), segment)
+            documents = documents.drop("spans", "raw_sha", "version", "parser", "parse_key", "seen")
             if wanted is not None:
                 documents = documents.filter(pl.col("document_id").is_in(list(wanted)))
             texts = {
                 row["document_id"]: (row, orjson.loads(row["fields"]), row["text"]) for row in documents.to_dicts()
             }
-            for row in chunks.to_dicts():
-                found = texts.get(row["document_id"])
-                if found is None or (wanted is not None and row["point_id"] not in wanted[row["document_id"]]):
+            chunks = self.chunks(manifest, name)
+            if len(texts) < segment.rows:
+                chunks = chunks.filter(pl.col("document_id").is_in(list(texts)))
+            for row in chunks.drop("nth").to_dicts():
+                if wanted is not None and row["point_id"] not in wanted[row["document_id"]]:
                     continue
-                document, meta, text = found
-                body = payload(document, meta, row, text[row["start"] : row["end"]])
+                document, meta, text = texts[row["document_id"]]
+                body = rows.payload(document, meta, row, text[row["start"] : row["end"]])
                 body["payload_sha"] = row["payload_sha"]
-                yield Point(row["point_id"], row["chunk_id"], row["document_id"], row["vector_key"], body)
+                key = ids.vector_key(row["embed_sha"], space)
+                yield Point(row["point_id"], row["chunk_id"], row["document_id"], key, body)
 
-    def segments(self, manifest: Mapping[str, Any]) -> Iterator[tuple[list[str], Vectors]]:
+    def rejects(self) -> list[dict[str, Any]]:
+        """Raises StoreError."""
+        import polars as pl
+
+        file = self.folder / "rejects" / "rejects.parquet"
+        try:
+            return pl.read_parquet(file).to_dicts() if file.exists() else []
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StoreError(f"{file} cannot be read: {error}", segments.MEND) from error
+
+    def segments(self, manifest: Manifest) -> Iterator[tuple[list[str], Vectors]]:
         """Keys and vectors, float32 (keys, dim), segment by segment. Raises StoreError for a damaged one."""
-        for name in manifest["vectors"]:
+        for name in manifest.vectors:
             frame = self._read("vectors", name)
             yield frame["vector_key"].to_list(), frame["vector"].to_numpy()
 
-    def stored(self, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def stored(self, manifest: Manifest) -> Iterator[tuple[str, str]]:
         """(vector key, segment) of every vector that stands in a sound segment; damaged ones are passed over."""
-        for name in manifest["vectors"]:
+        for name in manifest.vectors:
             try:
                 keys = self._read("vectors", name)["vector_key"].to_list()
             except StoreError:
                 continue
             yield from ((key, name) for key in keys)
 
-    def prime(self, manifest: Mapping[str, Any], cache: Cache) -> None:
+    def prime(self, manifest: Manifest, cache: Cache) -> None:
         """Put the vectors that the cache lacks into it: many are then found without reading segments over and over."""
         for keys, vectors in self.segments(manifest):
             missing = cache.missing_vectors(keys)
-            rows = [i for i, key in enumerate(keys) if key in missing]
-            if rows:
-                cache.save_vectors([keys[i] for i in rows], vectors[rows])
+            found = [i for i, key in enumerate(keys) if key in missing]
+            if found:
+                cache.save_vectors([keys[i] for i in found], vectors[found])
 
     def vectors(self, state: State, cache: Cache, keys: Sequence[str]) -> dict[str, array[float]]:
         """key -> float32 (dim,), from the cache or else from the segments. Raises StoreError when one is nowhere."""
@@ -229,131 +382,33 @@ class Dataset:
         if missing:
             import polars as pl
 
-            marks = ",".join("?" * len(missing))
-            names = state.db.execute(f"SELECT DISTINCT segment FROM stored WHERE vector_key IN ({marks})", missing)
-            for (name,) in list(names):
-                rows = self._read("vectors", name).filter(pl.col("vector_key").is_in(missing))
-                for key, vector in rows.iter_rows():
+            for name in state.segments_of_vectors(missing):
+                frame = self._read("vectors", name).filter(pl.col("vector_key").is_in(missing))
+                for key, vector in frame.iter_rows():
                     found[key] = array("f", vector)
         lost = next((key for key in keys if key not in found), None)
         if lost is not None:
-            raise StoreError(f"the vector {ids.short(lost)} is missing", shards.MEND)
+            raise StoreError(f"the vector {ids.short(lost)} is missing", segments.MEND)
         return found
 
 
-def payload(document: Mapping[str, Any], meta: Any, chunk: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """What the store keeps of a chunk (see CONVENTIONS), without its own hash. `meta`: the document's fields."""
-    return {
-        "chunk_id": chunk["chunk_id"],
-        "document_id": document["document_id"],
-        "uri": document["uri"],
-        "source": document["source"],
-        "title": document["title"],
-        "heading": chunk["heading"],
-        "page": chunk["page"],
-        "start": chunk["start"],
-        "end": chunk["end"],
-        "text": text,
-        "tenant": document["tenant"],
-        "groups": document["groups"],
-        "meta": meta,
-    }
+def _staged(state: State, first: str, last: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    documents: list[dict[str, Any]] = []
+    chunks: list[dict[str, Any]] = []
+    query = "SELECT document, chunks FROM work.staged WHERE document_id BETWEEN ? AND ? ORDER BY document_id"
+    for document, some in state.db.execute(query, (first, last)):
+        documents.append(orjson.loads(document))
+        chunks += orjson.loads(some)
+    return rows.frame("documents", documents), rows.frame("chunks", chunks)
 
 
-def document_row(document: Document) -> dict[str, Any]:
-    """A document as the dataset writes it."""
-    parsed, metadata = document.parsed, document.metadata
-    return {
-        "document_id": document.document_id,
-        "uri": document.uri,
-        "source": document.source,
-        "raw_sha": document.raw_sha,
-        "version": document.version,
-        "title": document.title,
-        "text": parsed.text,
-        "spans": orjson.dumps([[s.kind, s.start, s.end, s.level, s.page] for s in parsed.spans]).decode(),
-        "tenant": metadata.tenant,
-        "groups": list(metadata.groups),
-        "fields": orjson.dumps(dict(metadata.fields), option=orjson.OPT_SORT_KEYS).decode(),
-        "parser": parsed.parser,
-    }
+def _listed(found: Mapping[str, Segment]) -> list[dict[str, Any]]:
+    return [segment.as_dict() for _, segment in sorted(found.items())]
 
 
-def chunk_rows(document: Mapping[str, Any], chunks: Iterable[Chunk], space: str) -> list[dict[str, Any]]:
-    """Chunks under their identities. Equal texts in one document are told apart by their order."""
-    rows: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
-    for nth, chunk in enumerate(chunks):
-        embed_sha = ids.sha256_text(chunk.embed_text)
-        again = seen[embed_sha] = seen.get(embed_sha, -1) + 1
-        chunk_id = ids.chunk_id(document["document_id"], embed_sha, again)
-        row: dict[str, Any] = {
-            "document_id": document["document_id"],
-            "nth": nth,
-            "chunk_id": chunk_id,
-            "start": chunk.start,
-            "end": chunk.end,
-            "heading": list(chunk.heading),
-            "page": chunk.page,
-            "embed_sha": embed_sha,
-            "vector_key": ids.vector_key(embed_sha, space),
-        }
-        row["payload_sha"] = ids.payload_sha(payload(document, None, row, chunk.text), document["fields"])
-        row["point_id"] = ids.point_id(chunk_id, row["payload_sha"])
-        rows.append(row)
-    return rows
+def _named(found: Mapping[str, Any] | None) -> dict[str, Segment]:
+    return {segment.name: segment for segment in map(Segment.of, found["segments"] if found else ())}
 
 
-def merge_metadata(seen: Metadata, inside: Mapping[str, Any]) -> Metadata:
-    """What the connector says wins over what the document says of itself (its front matter)."""
-    fields = dict(inside)
-    title, tenant, groups = fields.pop("title", None), fields.pop("tenant", None), fields.pop("groups", None)
-    if isinstance(groups, str):
-        groups = [groups]
-    return Metadata(
-        seen.title or (title if isinstance(title, str) else None),
-        seen.tenant or (tenant if isinstance(tenant, str) else ""),
-        seen.groups or (tuple(str(g) for g in groups) if isinstance(groups, list) else ()),
-        storable({**fields, **seen.fields}),
-    )
-
-
-def _staged(state: State, document: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    row = state.db.execute("SELECT document, chunks FROM work.staged WHERE document_id = ?", (document,)).fetchone()
-    return orjson.loads(row[0]), orjson.loads(row[1])
-
-
-def _frame(part: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    import polars as pl
-
-    text, number, texts = pl.String, pl.Int64, pl.List(pl.String)
-    schemas: dict[str, dict[str, Any]] = {
-        "documents": {
-            "document_id": text, "uri": text, "source": text, "raw_sha": text, "version": text, "title": text,
-            "text": text, "spans": text, "tenant": text, "groups": texts, "fields": text, "parser": text,
-        },
-        "chunks": {
-            "document_id": text, "nth": number, "chunk_id": text, "point_id": text, "start": number, "end": number,
-            "heading": texts, "page": number, "embed_sha": text, "vector_key": text, "payload_sha": text,
-        },
-    }  # fmt: skip
-    key = (lambda r: r["document_id"]) if part == "documents" else (lambda r: (r["document_id"], r["nth"]))
-    rows = sorted(rows, key=key)
-
-    def column(name: str, kind: Any) -> pl.Series:
-        if kind != texts:
-            return pl.Series(name, [row[name] for row in rows], dtype=kind)
-        # through JSON: a list in a row would become a series of its own first
-        return pl.Series(name, [orjson.dumps(row[name]).decode() for row in rows], dtype=text).str.json_decode(kind)
-
-    return pl.DataFrame([column(name, kind) for name, kind in schemas[part].items()])
-
-
-def _vector_frame(keys: Sequence[str], vectors: Sequence[array[float]]) -> pl.DataFrame:
-    import numpy as np
-    import polars as pl
-
-    matrix = np.array(vectors, dtype=np.float32)
-    return pl.DataFrame(
-        {"vector_key": keys, "vector": pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))},
-    )
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps({"schema": SCHEMA, **value}, indent=1, sort_keys=True) + "\n"

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from ragops import ids
 from ragops.embedders import export_query_encoder
-from ragops.types import Document, Parsed
-from ragops_pipelines import shards
-from ragops_pipelines.dataset import chunk_rows, document_row, merge_metadata
+from ragops.types import Document
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger, permission_to_json
 from ragops_pipelines.recipe import Recipe, query_encoder
-from ragops_pipelines.state import Known, metadata_from_json, metadata_to_json
+from ragops_pipelines.rows import chunk_rows, document_digest, document_row
+from ragops_pipelines.state import Known
 
 BATCH = {"cpu": 64, "gpu": 1024}  # texts embedded and committed at once: what a killed run may do twice
 
@@ -31,25 +29,28 @@ class Embedding:
         self.pending: dict[str, str] = {}  # vector key -> text
         self.sample: list[str] = []  # real texts to check the query encoder with
 
-    def add(self, group: Sequence[tuple[Known, Parsed]]) -> None:
+    def add(self, group: Sequence[tuple[Known, Document]]) -> None:
         with self.ledger.timed("chunk"):
-            documents = [_document(known, parsed) for known, parsed in group]
+            documents = [document for _, document in group]
             chunked = self.recipe.chunker.chunk_many([(d.title, d.parsed) for d in documents])
             texts: dict[str, str] = {}
-            staged: list[tuple[str, int, bytes, bytes]] = []
+            space = self.recipe.space.fingerprint
+            staged: list[tuple[str, bytes, bytes]] = []
             points: list[tuple[str, int, str, str]] = []
-            for (known, _), document, chunks in zip(group, documents, chunked, strict=True):
-                row = document_row(document)
-                rows = chunk_rows(row, chunks, self.recipe.space.fingerprint)
-                texts.update((found["vector_key"], chunk.embed_text) for chunk, found in zip(chunks, rows, strict=True))
+            for (known, document), chunks in zip(group, chunked, strict=True):
+                row = document_row(document, *known.served[1:])
+                rows = chunk_rows(row, chunks)
                 identity = document.document_id
-                staged.append((identity, shards.prefix(identity), orjson.dumps(row), orjson.dumps(rows)))
-                points += [(identity, found["nth"], found["point_id"], found["vector_key"]) for found in rows]
+                staged.append((identity, orjson.dumps(row), orjson.dumps(rows)))
+                for chunk, found in zip(chunks, rows, strict=True):
+                    key = ids.vector_key(found["embed_sha"], space)
+                    texts[key] = chunk.embed_text
+                    points.append((identity, found["nth"], found["point_id"], key))
                 self._record(known, document, rows)
             db = self.job.state.db
             permissions = [(d.document_id, permission_to_json(d.metadata)) for d in documents]
             db.execute("BEGIN")
-            db.executemany("INSERT OR REPLACE INTO work.staged VALUES (?, ?, ?, ?)", staged)
+            db.executemany("INSERT OR REPLACE INTO work.staged VALUES (?, ?, ?)", staged)
             db.executemany("INSERT OR IGNORE INTO work.gone VALUES (?)", [(row[0],) for row in staged])
             db.executemany("INSERT INTO work.wanted VALUES (?, ?, ?, ?)", points)
             db.executemany("INSERT OR REPLACE INTO work.permissions VALUES (?, ?)", permissions)
@@ -94,10 +95,7 @@ class Embedding:
         return missing - self.job.state.stored_vectors(missing) if self.trusted else missing
 
     def _record(self, known: Known, document: Document, rows: Sequence[Mapping[str, Any]]) -> None:
-        digest = ids.composite(
-            "document_state",
-            [document.document_id, document.version, [[row["chunk_id"], row["payload_sha"]] for row in rows]],
-        )
+        digest = document_digest(document.document_id, document.version, rows)
         if known.document_id is None:
             self.ledger.added += 1
         elif not known.rejected and (known.raw_sha, known.metadata) != (known.doc_raw_sha, known.doc_metadata):
@@ -107,18 +105,3 @@ class Embedding:
         known.document_id, known.version, known.digest = document.document_id, document.version, digest
         known.chunks = len(rows)
         self.ledger.read(known)
-
-
-def _document(known: Known, parsed: Parsed) -> Document:
-    """The document of a source: of its content as read, or after a reject of the last that passed."""
-    raw_sha, key, seen = (
-        (known.doc_raw_sha, known.doc_parse_key, known.doc_metadata)
-        if known.rejected
-        else (known.raw_sha, known.parse_key, known.metadata)
-    )
-    metadata = merge_metadata(metadata_from_json(seen or '[null,"",[],{}]'), parsed.fields)
-    described = replace(metadata, tenant="", groups=())  # permissions change without a new version
-    version = ids.document_version(raw_sha or "", key or "", ids.sha256_text(metadata_to_json(described)))
-    identity = ids.document_id(known.source, known.uri)
-    title = metadata.title or parsed.title or ""
-    return Document(identity, known.uri, known.source, raw_sha or "", version, title, parsed, metadata)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from ragops import ids
 from ragops.errors import FetchError, ParseError, StoreError, Vanished
-from ragops.types import Connector, Entry, Parsed, Reject, Source
+from ragops.types import Connector, Document, Entry, Parsed, Reject, Source
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.parsers import parser_fingerprint
+from ragops_pipelines.rows import document_of, made
 from ragops_pipelines.state import Known, metadata_to_json
 
 if TYPE_CHECKING:
@@ -21,17 +22,18 @@ GROUP_TEXT = 1 << 18  # characters that are worth one tokenizer call
 SERVED = ("document_id", "doc_raw_sha", "doc_parse_key", "doc_metadata", "version", "digest", "chunks")
 
 
-def groups(job: Job, ledger: Ledger, *, everything: bool) -> Iterator[list[tuple[Known, Parsed]]]:
-    """Parsed sources, in groups that are worth one tokenizer call. `everything`: unchanged documents too, from
-    their remembered parses (after a change of chunker or model)."""
-    group: list[tuple[Known, Parsed]] = []
+def groups(job: Job, ledger: Ledger, *, everything: bool, anew: bool) -> Iterator[list[tuple[Known, Document]]]:
+    """Documents of parsed sources, in groups that are worth one tokenizer call. `everything`: unchanged ones too, as
+    they are remembered (after a change of chunker or model); `anew`: not as the dataset has them."""
+    group: list[tuple[Known, Document]] = []
     fresh: list[tuple[str, Parsed]] = []
     size = 0
-    for known, parsed, new in _parsed(job, ledger, everything):
-        group.append((known, parsed))
-        if new:
-            fresh.append((known.parse_key or "", parsed))
-        size += len(parsed.text)
+    for known, found, new in _parsed(job, ledger, everything, anew):
+        document = made(known.source, known.uri, *known.served, found) if isinstance(found, Parsed) else found
+        group.append((known, document))
+        if new and isinstance(found, Parsed):
+            fresh.append((known.parse_key or "", found))
+        size += len(document.parsed.text)
         if size >= GROUP_TEXT or len(group) >= 64:
             job.cache.save_parses(fresh)
             yield group
@@ -41,8 +43,8 @@ def groups(job: Job, ledger: Ledger, *, everything: bool) -> Iterator[list[tuple
         yield group
 
 
-def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known, Parsed, bool]]:
-    """Sources with their text, and whether it was parsed only now."""
+def _parsed(job: Job, ledger: Ledger, everything: bool, anew: bool) -> Iterator[tuple[Known, Parsed | Document, bool]]:
+    """Sources with their text or their document, and whether it was parsed only now."""
     from ragops_pipelines.parse import Limits, ParserPool  # what starts processes is not for a run that parses nothing
 
     parse = job.settings.parse
@@ -69,8 +71,8 @@ def _parsed(job: Job, ledger: Ledger, everything: bool) -> Iterator[tuple[Known,
             else:
                 yield known, result, True
         if everything:
-            for known, parsed in _unread(job, ledger, pool, {entry.uri for _, entry in todo}):
-                yield known, parsed, False
+            for known, found in _unread(job, ledger, pool, {entry.uri for _, entry in todo}, anew):
+                yield known, found, False
 
 
 def _fetched(
@@ -135,9 +137,12 @@ def _remembered(job: Job, key: str | None) -> Parsed:
     return parsed
 
 
-def _unread(job: Job, ledger: Ledger, pool: ParserPool, read: set[str]) -> Iterator[tuple[Known, Parsed]]:
-    """Documents that this run did not read, from the remembered parse or else from the snapshot's bytes."""
+def _unread(
+    job: Job, ledger: Ledger, pool: ParserPool, read: set[str], anew: bool
+) -> Iterator[tuple[Known, Parsed | Document]]:
+    """Documents that this run did not read: from the remembered parse, from the dataset, or from the snapshot."""
     gone = set(ledger.changes.removed)
+    forgotten: dict[str, Known] = {}  # by document id
     for known in list(job.state.sources()):
         if known.document_id is None or known.uri in gone:
             continue
@@ -145,14 +150,25 @@ def _unread(job: Job, ledger: Ledger, pool: ParserPool, read: set[str]) -> Itera
         if known.uri in read and not current.rejected:
             continue
         parsed = job.cache.parse(known.doc_parse_key or "")
-        if parsed is None:
-            data = job.snapshot.read(known.doc_raw_sha or "")
-            item = (known, data, known.media_type or "", known.encoding)
-            _, result = next(pool.parse_many([item]))
-            if isinstance(result, ParseError):
-                raise result
-            parsed = result
-        yield current, parsed
+        if parsed is not None:
+            yield current, parsed
+        elif anew:
+            yield current, _parsed_again(job, pool, known)
+        else:
+            forgotten[known.document_id] = current
+    manifest = job.dataset.manifest() if forgotten else None
+    if manifest is not None:
+        for row in job.dataset.rows(manifest, job.state.segments_of("documents", forgotten)):
+            if row["document_id"] in forgotten:
+                yield forgotten[row["document_id"]], document_of(row)
+
+
+def _parsed_again(job: Job, pool: ParserPool, known: Known) -> Parsed:
+    data = job.snapshot.read(job.state, known.doc_raw_sha or "")
+    _, result = next(pool.parse_many([(known, data, known.media_type or "", known.encoding)]))
+    if isinstance(result, ParseError):
+        raise result
+    return result
 
 
 def _cores() -> int:

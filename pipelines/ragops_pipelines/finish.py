@@ -23,12 +23,12 @@ def finish(job: Job, *, recovering: bool = False) -> None:
         if "permits" in due:
             permits = {document: (tenant, tuple(groups)) for document, (tenant, groups) in due["permits"].items()}
             job.store.permit(permits, upto=due["upto"])
-        if not is_held(job.store):
+        if "release" in due and not is_held(job.store):
             _publish(job.store, due["release"], recovering=recovering)
         try:
             if "dataset" in due:
                 job.snapshot.adopt(job.state, due["snapshot"])
-                job.dataset.adopt(job.state, due["dataset"])
+                job.dataset.adopt(due["dataset"], job.state.rejects())
         except FileNotFoundError:  # somebody took the folders away: the run that follows finds that, and mends it
             if not recovering:
                 raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ragops.types import Entry, Metadata, Permission, Reject
 from ragops_pipelines.job import Event, Progress
 from ragops_pipelines.scan import Changes
+from ragops_pipelines.snapshot import SEEN
 from ragops_pipelines.state import Known, State
 
 NOBODYS = '[""]'  # the permissions of a document of which nothing else is known
@@ -28,6 +29,7 @@ class Ledger:
         self.added = self.changed = 0  # sources
         self.computed = self.reused = 0  # vectors
         self.bytes_read = 0
+        self.recovered: Mapping[str, Permission] = {}  # what a recovered dataset has otherwise than today's
         self.permits: dict[str, Permission] = {}  # document id -> what changed for releases that hold it, once recorded
 
     # -- rows
@@ -89,6 +91,12 @@ class Ledger:
             old = f"INSERT OR IGNORE INTO work.old_objects SELECT {column} FROM sources WHERE {column} IS NOT NULL"
             db.execute(f"{old} AND uri IN (SELECT uri FROM work.updated)")
             db.executemany(f"{old} AND uri = ?", ((uri,) for uri in self.changes.removed))
+        seen = ", ".join(f"s.{name}" for name in SEEN), ", ".join(f"u.{name}" for name in SEEN)
+        db.execute(
+            "INSERT OR IGNORE INTO work.old_sources SELECT uri FROM work.updated u LEFT JOIN sources s USING (uri)"
+            f" WHERE ({seen[0]}) IS NOT ({seen[1]})"
+        )
+        db.executemany("INSERT OR IGNORE INTO work.old_sources VALUES (?)", ((uri,) for uri in self.changes.removed))
         for uri in self.changes.removed:
             db.execute("INSERT OR IGNORE INTO work.gone SELECT document_id FROM sources WHERE uri = ?"
                        " AND document_id IS NOT NULL", (uri,))  # fmt: skip
@@ -120,7 +128,7 @@ class Ledger:
         for uri in self.changes.removed:
             db.execute(f"INSERT OR IGNORE INTO permissions {kept} AND uri = ?", (uri,))
         self.permits = {
-            document: _permission(value)
+            document: permission(value)
             for document, value in db.execute(
                 "SELECT w.document_id, w.value FROM work.permissions w LEFT JOIN permissions p USING (document_id)"
                 f" WHERE w.value != coalesce(p.value, '{NOBODYS}')"
@@ -144,9 +152,9 @@ def all_permissions(state: State) -> dict[str, Permission]:
         " WHERE s.document_id IS NOT NULL UNION SELECT document_id, value FROM permissions",
         (NOBODYS,),
     )
-    return {document: _permission(value) for document, value in rows}
+    return {document: permission(value) for document, value in rows}
 
 
-def _permission(value: str) -> Permission:
+def permission(value: str) -> Permission:
     tenant, *groups = json.loads(value)
     return tenant, tuple(groups)

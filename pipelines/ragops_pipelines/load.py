@@ -8,15 +8,14 @@ from typing import Any
 
 from ragops.types import Point, Release, Space
 from ragops_pipelines.chunk import DEFAULT_SIZE
-from ragops_pipelines.dataset import SEGMENT_ROWS
+from ragops_pipelines.dataset import Manifest
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import Ledger
+from ragops_pipelines.segments import ROWS
 
 
-def load(
-    job: Job, ledger: Ledger, number: int, dataset: Mapping[str, Any], base: Release | None, *, in_step: bool
-) -> Release:
-    """Seal release `number` of `dataset` (its manifest), from `base` where its space and settings allow.
+def load(job: Job, ledger: Ledger, number: int, dataset: Manifest, base: Release | None, *, in_step: bool) -> Release:
+    """Seal release `number` of `dataset`, from `base` where its space and settings allow.
 
     Publishes nothing. `in_step`: `base` holds exactly what the state held before this run, so the change is known; else
     all its ids are compared. Raises StoreError, DiskFull; `manifest.Damaged` where the base is.
@@ -32,16 +31,16 @@ def load(
     if base is not None:
         delete, add = _difference(job, ledger, base, in_step=in_step)
     count = state.count("points") if add is None else sum(map(len, add.values()))
-    if count > SEGMENT_ROWS:
+    if count > ROWS:
         job.dataset.prime(dataset, job.cache)
-    notes: dict[str, Any] = {"recipe": dataset["recipe"]}
+    notes: dict[str, Any] = {"recipe": dict(dataset.recipe)}
     lacking = {source for (source,) in state.db.execute("SELECT DISTINCT source FROM rejects WHERE transient")}
     if lacking or ledger.changes.incomplete:  # what was not seen, or is to be tried again
         notes["incomplete"] = sorted({*lacking, *ledger.changes.incomplete})
     release = Release(
         number=number,
         collection=job.settings.store.collection,
-        fingerprint=dataset["fingerprint"],
+        fingerprint=dataset.fingerprint,
         space=space,
         numerics=" ".join(state.get("numerics") or []),
         points=state.count("points"),
@@ -83,11 +82,10 @@ def _difference(job: Job, ledger: Ledger, base: Release, *, in_step: bool) -> tu
     return delete, add
 
 
-def _points(
-    job: Job, dataset: Mapping[str, Any], add: Mapping[str, set[str]] | None
-) -> Iterator[tuple[Point, Sequence[float]]]:
+def _points(job: Job, dataset: Manifest, add: Mapping[str, set[str]] | None) -> Iterator[tuple[Point, Sequence[float]]]:
     batch: list[Point] = []
-    for point in job.dataset.points(dataset, add) if add is None or add else ():
+    within = None if add is None else job.state.segments_of("documents", add)
+    for point in job.dataset.points(dataset, add, within) if add is None or add else ():
         batch.append(point)
         if len(batch) == 256:
             yield from _with_vectors(job, batch)

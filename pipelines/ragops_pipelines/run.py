@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from typing import TYPE_CHECKING, Any
 
 from ragops import ids
@@ -18,13 +17,16 @@ from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.stores.manifest import Damaged
 from ragops.stores.releases import is_held, live_release, prune
 from ragops.types import Release
+from ragops_pipelines import rows
 from ragops_pipelines.collect import collect
+from ragops_pipelines.dataset import Manifest
 from ragops_pipelines.fetch import groups
 from ragops_pipelines.finish import finish
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.recipe import Recipe, query_encoder, recipe_token
+from ragops_pipelines.recover import recover
 from ragops_pipelines.scan import Changes, compare
 from ragops_pipelines.state import CacheDamaged, State
 
@@ -85,6 +87,11 @@ def _ingest(job: Job) -> Summary:
     ledger = Ledger(state, job.tell)
     finish(job, recovering=True)
     dataset_lost, snapshot_lost = _lost(job.dataset, state, "dataset"), _lost(job.snapshot, state, "snapshot")
+    if (dataset_lost or snapshot_lost) and not job.options.rebuild:  # a clone, a checkout, a reproduction
+        permits = recover(job)
+        if permits is not None:
+            ledger.recovered, dataset_lost, snapshot_lost = permits, False, False
+            _know_recipe(job)
     anew = job.options.rebuild or dataset_lost or snapshot_lost
     with ledger.timed("scan"):
         changes, _ = _compare(job, whole=job.options.rebuild or snapshot_lost)
@@ -134,7 +141,7 @@ def _run(
     state, trusted = job.state, not job.options.rebuild
     for reject in ledger.changes.rejects:
         ledger.reject(reject)
-    stream = groups(job, ledger, everything=everything)
+    stream = groups(job, ledger, everything=everything, anew=anew)
     first = next(stream, None)
     recipe: Recipe | None = None
     only_touched = first is None and not everything and head is not None and _searchable(job, head)
@@ -157,27 +164,23 @@ def _run(
         removed, added = ledger.record()
         if not state.documents() and head is None:
             return None  # the rejects are recorded all the same
+        before = state.get("fingerprint")
         fingerprint = _put(job, ledger, recipe, anew=anew)
         same = base is not None and base.fingerprint == fingerprint and _overlay(job, ledger, base) <= OVERLAY
         due: dict[str, Any] = {}
-        if visible or anew or not same:
+        if visible or anew or not same or fingerprint != before:
             with ledger.timed("dataset"):
                 ledger.progress("dataset", 0)
-                due["snapshot"], written["snapshot"] = job.snapshot.write(state, anew=anew)
-                due["dataset"], written["dataset"] = job.dataset.write(
-                    state, job.cache, state.get("recipe"), fingerprint, anew=anew, trusted=trusted
-                )
-            for part in ("snapshot", "dataset"):
-                state.put(f"{part}_sha", ids.sha256(due[part].encode()))
+                manifest = write_data(job, due, written, fingerprint, anew=anew, trusted=trusted)
         if same and base is not None:
             release = base
         else:
             with ledger.timed("load"):
-                release = _load(job, ledger, number, json.loads(due["dataset"]), base, in_step=in_step)
+                release = _load(job, ledger, number, manifest, base, in_step=in_step)
         due["release"] = release.number
-        if ledger.permits:
-            due["permits"] = ledger.permits
-            due["upto"] = number if release is base else number - 1
+        if permits := {**ledger.recovered, **ledger.permits}:
+            due["permits"] = permits
+            due["upto"] = number if release is base or ledger.recovered else number - 1
         state.put("due", due)
         state.end_run(number, "recorded")
         if ledger.computed >= REPRESENTATIVE and ledger.bytes_read:
@@ -189,9 +192,41 @@ def _run(
     return _summary(job, ledger, release, added=added, removed=removed, written=written, noop=release is base)
 
 
-def _load(
-    job: Job, ledger: Ledger, number: int, dataset: dict[str, Any], base: Release | None, *, in_step: bool
-) -> Release:
+def write_data(
+    job: Job, due: dict[str, Any], written: dict[str, int], fingerprint: str, *, anew: bool = False,
+    trusted: bool = True, compact: bool = False,
+) -> Manifest:  # fmt: skip
+    """Write snapshot and dataset as the state has them, beside what counts. Fills in what is then due, and bytes."""
+    state = job.state
+    due["snapshot"], written["snapshot"] = job.snapshot.write(state, anew=anew, compact=compact)
+    manifest = Manifest(state.get("recipe"), state.get("model")["space"], state.get("numerics"), fingerprint)
+    due["dataset"], written["dataset"] = job.dataset.write(
+        state, job.cache, manifest, anew=anew, trusted=trusted, compact=compact
+    )
+    state.put("snapshot_sha", ids.sha256(due["snapshot"].encode()))
+    state.put("dataset_sha", ids.sha256(due["dataset"]["dataset.json"].encode()))
+    return manifest
+
+
+def compact(job: Job) -> None:
+    """Let what was deleted or replaced leave the files of snapshot and dataset. Releases stay as they are."""
+    state = job.state
+    finish(job, recovering=True)
+    lost = _lost(job.snapshot, state, "snapshot") or _lost(job.dataset, state, "dataset")
+    if lost or state.get("fingerprint") is None:
+        return  # nothing was ingested, or the next ingest has to see to it first
+    due: dict[str, Any] = {}
+    state.start_work()
+    try:
+        with state.transaction():
+            write_data(job, due, {}, state.get("fingerprint"), compact=True)
+            state.put("due", due)
+        finish(job)
+    finally:
+        state.end_work()
+
+
+def _load(job: Job, ledger: Ledger, number: int, dataset: Manifest, base: Release | None, *, in_step: bool) -> Release:
     """A sealed release of the dataset; a damaged base is no reason not to have one."""
     from ragops_pipelines.load import load
 
@@ -211,6 +246,14 @@ def _lost(part: Snapshot | Dataset, state: State, name: str) -> bool:
     with contextlib.suppress(StoreError):  # what is damaged is made again
         part.manifest()
     return True
+
+
+def _know_recipe(job: Job) -> None:
+    """After a recovery: whether the settings of today are the recipe of the dataset."""
+    recipe = Recipe(job)
+    if recipe.parts == job.state.get("recipe"):
+        job.state.put("recipe_token", recipe.token)
+        job.state.put("model", recipe.model)
 
 
 def _find_vectors(job: Job) -> None:
@@ -305,8 +348,7 @@ def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, anew: bool) -> str:
         now = [recipe.numerics] if ledger.computed else []
         state.put("numerics", sorted({*before, *now}))
     digests = state.db.execute("SELECT digest FROM sources WHERE document_id IS NOT NULL ORDER BY document_id")
-    documents = ids.sha256("\n".join(row[0] for row in digests).encode())
-    fingerprint = ids.composite("dataset", {"recipe": state.get("recipe"), "documents": documents})
+    fingerprint = rows.fingerprint(state.get("recipe"), (digest for (digest,) in digests))
     state.put("fingerprint", fingerprint)
     state.put("source_settings", {**(state.get("source_settings") or {}), **job.source_settings})
     media = state.db.execute("SELECT DISTINCT media_type FROM sources WHERE media_type IS NOT NULL")

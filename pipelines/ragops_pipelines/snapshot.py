@@ -1,22 +1,47 @@
-"""What the connectors saw: `manifest.parquet`, and the bytes by hash in a few hundred packs.
+"""What the connectors saw: one row per source, and the bytes by hash, both in immutable segments (see `segments`).
 
-Packs carry their content's hash in their names; `snapshot.json` names those that count and is replaced last.
+`snapshot.json` names the segments that count and is replaced last. Bytes of more than 1 MiB have a file each.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragops import durable, ids
 from ragops.errors import StoreError
-from ragops_pipelines import shards
+from ragops_pipelines import segments
+from ragops_pipelines.segments import Segment
 from ragops_pipelines.state import State
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import polars as pl
+
+SCHEMA = 2
 LARGE = 1 << 20  # bytes; larger objects have a file each
+ROW = 256  # bytes that a row of the sources weighs, about
+SEEN = (
+    "uri", "source", "raw_sha", "size", "media_type", "encoding", "metadata", "kept", "doc_raw_sha", "doc_metadata",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Manifest:
+    """The segments that count, by name."""
+
+    sources: dict[str, Segment] = field(default_factory=dict)
+    objects: dict[str, Segment] = field(default_factory=dict)
+
+    def text(self) -> str:
+        listed = {
+            part: [segment.as_dict() for _, segment in sorted(found.items())]
+            for part, found in (("sources", self.sources), ("objects", self.objects))
+        }
+        return json.dumps({"schema": SCHEMA, **listed}, indent=1, sort_keys=True) + "\n"
 
 
 class Snapshot:
@@ -27,10 +52,19 @@ class Snapshot:
         self.file = folder / "snapshot.json"
         self.objects = folder / "objects"
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """What `snapshot.json` says, or None where there is no snapshot. Raises SchemaError, StoreError."""
-        return shards.read_manifest(self.file, SCHEMA)
+        found = segments.read_manifest(self.file, SCHEMA)
+        try:
+            return None if found is None else Manifest(*(_named(found[part]) for part in ("sources", "objects")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.file} is damaged: {error!r}", segments.MEND) from error
 
+    def digest(self) -> str | None:
+        """Of what `snapshot.json` says, or None where there is none: tells whether it is still the recorded one."""
+        return durable.digest(self.file)
+
+    # ------------------------------------------------------------------ writing
     def stage(self, state: State, sha: str, data: bytes) -> None:
         """Keep bytes for the run in progress. Large ones are written at once, others at `write`."""
         if len(data) > LARGE:
@@ -43,47 +77,124 @@ class Snapshot:
         else:
             state.db.execute("INSERT OR IGNORE INTO work.objects VALUES (?, ?)", (sha, data))
 
-    def digest(self) -> str | None:
-        """Of what `snapshot.json` says, or None where there is none: tells whether it is still the recorded one."""
-        return durable.digest(self.file)
+    def write(self, state: State, *, anew: bool = False, compact: bool = False) -> tuple[str, int]:
+        """Write what `state.sources` asks for and is not there, beside what counts now.
 
-    def write(self, state: State, *, anew: bool = False) -> tuple[str, int]:
-        """Write the packs that `state.sources` asks for, beside those that count now.
-
-        `anew`: what can be read was read; of the packs that count now, damaged ones are passed over.
-        Returns what `adopt` puts into snapshot.json to make them count, and the bytes written.
+        `anew`: what can be read was read; of the objects that count now, damaged ones are passed over.
+        `compact`: what no longer counts leaves the disk.
+        Returns what `adopt` puts into snapshot.json to make the segments count, and the bytes written.
         """
-        durable.make_folder(self.objects)
-        packs, count, written = self._write_packs(state, anew=anew)
+        for part in ("sources", "objects"):
+            durable.make_folder(self.folder / part)
+        manifest = Manifest()
+        if anew:
+            self._stage_old(state)
+            state.db.execute("DELETE FROM placed WHERE part IN ('sources', 'objects')")
+        else:
+            manifest = self.manifest() or manifest
+        written = self._write_sources(state, manifest, anew=anew, compact=compact)
+        written += self._write_objects(state, manifest, compact=compact)
+        durable.sync(self.folder / "sources")
         durable.sync(self.objects)
-        value = {"schema": SCHEMA, "sources": state.count("sources"), "count": count, "packs": packs}
-        return json.dumps(value, indent=1, sort_keys=True) + "\n", written
+        return manifest.text(), written
 
     def adopt(self, state: State, text: str) -> None:
         """Make what `write` wrote count, and remove what no longer does. May be repeated."""
+        durable.write_atomic(self.file, text.encode())
+        found = json.loads(text)
+        segments.sweep(self.folder / "sources", {*_named(found["sources"])})
+        packs = {*_named(found["objects"])}
+        for name in os.listdir(self.objects):
+            if name not in packs and not _is_named(state, name):
+                os.unlink(self.objects / name)
+
+    def _write_sources(self, state: State, manifest: Manifest, *, anew: bool, compact: bool) -> int:
         import polars as pl
 
-        rows = [
-            (k.uri, k.source, k.raw_sha, k.size, k.media_type, k.encoding, k.metadata, k.doc_raw_sha, k.doc_metadata)
-            for k in state.sources()
-        ]
-        names = (
-            "uri",
-            "source",
-            "raw_sha",
-            "size",
-            "media_type",
-            "encoding",
-            "metadata",
-            "doc_raw_sha",
-            "doc_metadata",
-        )
-        schema = {name: pl.Int64 if name == "size" else pl.String for name in names}
-        shards.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), self.folder / "manifest.parquet")
-        durable.write_atomic(self.file, text.encode())
-        shards.sweep(self.objects, {*json.loads(text)["packs"].values(), *_named(state)})
+        if not anew:
+            state.strike("sources", manifest.sources, "SELECT uri FROM work.old_sources")
+        worn = segments.worn(manifest.sources.values(), compact=compact)
+        for segment in worn:
+            del manifest.sources[segment.name]
+        kinds = {"size": pl.Int64, "kept": pl.Boolean}
+        schema = {name: kinds.get(name, pl.String) for name in SEEN}
+        names = [segment.name for segment in worn]
+        marks = ",".join("?" * len(names))
+        chosen = (
+            "true" if anew else "uri IN (SELECT uri FROM work.old_sources UNION ALL"
+            f" SELECT key FROM placed WHERE part = 'sources' AND segment IN ({marks}))"
+        )  # fmt: skip
+        cursor = state.db.execute(f"SELECT {', '.join(SEEN)} FROM sources WHERE {chosen} ORDER BY uri", names)
+        written = 0
+        while found := cursor.fetchmany(segments.ROWS):
+            kept = SEEN.index("kept")
+            rows = [(*row[:kept], bool(row[kept]), *row[kept + 1 :]) for row in found]
+            frame = pl.DataFrame(rows, schema=schema, orient="row")
+            name, size = segments.write(frame, self.folder / "sources")
+            manifest.sources[name] = Segment(name, len(rows), len(rows) * ROW)
+            state.place("sources", (row[0] for row in rows), name)
+            written += size
+        return written
 
-    def read(self, sha: str) -> bytes:
+    def _write_objects(self, state: State, manifest: Manifest, *, compact: bool) -> int:
+        gone = f"SELECT sha FROM work.old_objects WHERE NOT {_NAMED}"
+        state.strike("objects", manifest.objects, gone)
+        worn = segments.worn(manifest.objects.values(), compact=compact)
+        for segment in worn:
+            del manifest.objects[segment.name]
+            self._stage_pack(state, segment)
+        fresh = (
+            f"SELECT sha, length(data) FROM work.objects WHERE {_NAMED}"
+            " AND NOT EXISTS (SELECT 1 FROM placed WHERE part = 'objects' AND key = sha) ORDER BY sha"
+        )
+        written = 0
+        for batch in segments.batches(state.db.execute(fresh).fetchall()):
+            written += self._write_pack(state, manifest, batch)
+        return written
+
+    def _write_pack(self, state: State, manifest: Manifest, shas: list[str]) -> int:
+        import polars as pl
+
+        query = "SELECT sha, data FROM work.objects WHERE sha = ?"
+        rows = [state.db.execute(query, (sha,)).fetchone() for sha in shas]
+        frame = pl.DataFrame(rows, schema={"sha": pl.String, "data": pl.Binary}, orient="row")
+        name, size = segments.write(frame, self.objects)
+        manifest.objects[name] = Segment(name, len(rows), sum(len(data) for _, data in rows))
+        state.place("objects", shas, name)
+        return size
+
+    def _stage_pack(self, state: State, segment: Segment) -> None:
+        """The objects of a worn segment that still count, to be written again."""
+        rows = segments.living(segments.read(self.objects / segment.name), segment).rows()
+        state.db.executemany("INSERT OR IGNORE INTO work.objects VALUES (?, ?)", rows)
+        state.db.execute("DELETE FROM placed WHERE part = 'objects' AND segment = ?", (segment.name,))
+
+    def _stage_old(self, state: State) -> None:
+        """The objects on disk that can be read: what was not read again may still be named."""
+        try:
+            manifest = self.manifest()
+        except StoreError:
+            return
+        for segment in manifest.objects.values() if manifest else ():
+            try:
+                rows = segments.read(self.objects / segment.name).rows()
+            except StoreError:
+                continue
+            named = [row for row in rows if _is_named(state, row[0])]
+            state.db.executemany("INSERT OR IGNORE INTO work.objects VALUES (?, ?)", named)
+
+    # ------------------------------------------------------------------ reading
+    def sources(self, manifest: Manifest) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The rows that count with their `row` in the segment, by segment."""
+        for name, segment in sorted(manifest.sources.items()):
+            yield name, segments.living(segments.read(self.folder / "sources" / name).with_row_index("row"), segment)
+
+    def shas(self, manifest: Manifest) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Hash and `row` of the objects that count, by segment."""
+        for name, segment in sorted(manifest.objects.items()):
+            yield name, segments.living(segments.read(self.objects / name, ["sha"]).with_row_index("row"), segment)
+
+    def read(self, state: State, sha: str) -> bytes:
         """The bytes of one object. Raises StoreError when they are missing or damaged."""
         import polars as pl
 
@@ -91,108 +202,61 @@ class Snapshot:
         if large.exists():
             data = large.read_bytes()
         else:
-            packs, count = self._layout()
-            pack = self.objects / packs.get(f"{shards.prefix(sha) % count:03x}", "none")
-            found = pl.read_parquet(pack).filter(pl.col("sha") == sha) if pack.exists() else None
-            if found is None or found.is_empty():
+            found = [
+                segments.read(self.objects / name).filter(pl.col("sha") == sha)["data"]
+                for name in state.segments_of("objects", [sha])
+            ]
+            if not found or not len(found[0]):
                 raise StoreError(
                     f"the snapshot has no object {ids.short(sha)}", "Run `ragops ingest` to read it again."
                 )
-            data = found["data"][0]
+            data = found[0][0]
         if ids.sha256(data) != sha:
-            raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", shards.MEND)
-        return data
+            raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", segments.MEND)
+        return bytes(data)
 
     def check(self, state: State) -> list[str]:
-        """What is wrong with the bytes that are kept, by their hashes; empty when nothing is."""
-        import polars as pl
-
+        """What is wrong with what is kept, in words; empty when nothing is."""
         try:
-            packs, _ = self._layout()
+            manifest = self.manifest() or Manifest()
         except StoreError as error:
             return [error.message]
-        found: list[str] = []
-        lost = _named(state)
-        for name in packs.values():
-            digest = durable.digest(self.objects / name)
-            if digest is None or not shards.is_named(name, digest):
-                found.append(f"{self.objects / name} is {'missing' if digest is None else 'damaged'}")
-            else:
-                lost.difference_update(pl.read_parquet(self.objects / name, columns=["sha"])["sha"])
+        found = [
+            f"{folder / name} is {'missing' if digest is None else 'damaged'}"
+            for folder, part in ((self.folder / "sources", manifest.sources), (self.objects, manifest.objects))
+            for name in part
+            if (digest := durable.digest(folder / name)) is None or not segments.is_named(name, digest)
+        ]
+        if found:
+            return found
+        lost = {
+            sha
+            for column in ("raw_sha", "doc_raw_sha")
+            for (sha,) in state.db.execute(f"SELECT {column} FROM sources WHERE kept AND {column} IS NOT NULL")
+        }
+        for _, frame in self.shas(manifest):
+            lost.difference_update(frame["sha"])
         for sha in sorted(lost):
-            if (digest := durable.digest(self.objects / sha)) is not None and digest != sha:
-                found.append(f"{self.objects / sha} is damaged")
-            lost -= {sha} if digest is not None else set()
-        if lost and not found:  # else they may have stood in what is damaged
+            digest = durable.digest(self.objects / sha)
+            if digest is not None:
+                lost.discard(sha)
+                if digest != sha:
+                    found.append(f"{self.objects / sha} is damaged")
+        if lost:
             found.append(f"the snapshot has no bytes for {len(lost)} sources, such as {ids.short(min(lost))}")
         return found
 
-    def _write_packs(self, state: State, *, anew: bool) -> tuple[dict[str, str], int, int]:
-        import polars as pl
 
-        live = _named(state)
-        try:
-            old, old_count = self._layout()
-        except StoreError:
-            if not anew:
-                raise
-            old, old_count = {}, 1
-        count = shards.shard_count(len(live))
-        staged: dict[int, list[str]] = {}
-        for (sha,) in state.db.execute("SELECT sha FROM work.objects ORDER BY sha"):
-            if sha in live:
-                staged.setdefault(shards.prefix(sha) % count, []).append(sha)
-        gone = [row[0] for row in state.db.execute("SELECT sha FROM work.old_objects")]
-        everything = anew or count != old_count
-        touched = (
-            set(range(count))
-            if everything
-            else set(staged) | {shards.prefix(sha) % count for sha in gone if sha not in live}
-        )
-        packs = {} if everything else dict(old)
-        written = 0
-        for shard in sorted(touched):
-            rows = dict(self._old_rows(shard, count, old, old_count, live, anew=anew))
-            for sha in staged.get(shard, ()):
-                rows[sha] = state.db.execute("SELECT data FROM work.objects WHERE sha = ?", (sha,)).fetchone()[0]
-            packs.pop(f"{shard:03x}", None)
-            if rows:
-                frame = pl.DataFrame(sorted(rows.items()), schema={"sha": pl.String, "data": pl.Binary}, orient="row")
-                packs[f"{shard:03x}"], size = shards.write_named(frame, self.objects, f"{shard:03x}-{count:04d}")
-                written += size
-        return packs, count, written
-
-    def _old_rows(
-        self, shard: int, count: int, old: Mapping[str, str], old_count: int, live: set[str], *, anew: bool
-    ) -> Iterator[tuple[str, bytes]]:
-        import polars as pl
-
-        for source in shards.sources_of(shard, count, old_count):
-            if (name := old.get(f"{source:03x}")) is None:
-                continue
-            try:
-                rows = pl.read_parquet(self.objects / name).rows()
-            except (OSError, pl.exceptions.PolarsError) as error:
-                if anew:
-                    continue
-                raise StoreError(f"{self.objects / name} cannot be read: {error}", shards.MEND) from error
-            for sha, data in rows:
-                if sha in live and shards.prefix(sha) % count == shard:
-                    yield sha, data
-
-    def _layout(self) -> tuple[dict[str, str], int]:
-        """The packs that count now, by shard, and how many shards there are."""
-        value = self.manifest()
-        try:
-            return ({}, 1) if value is None else (dict(value["packs"]), int(value["count"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.file} is damaged: {error}", shards.MEND) from error
+# Whether a source has these bytes, or the document that it serves was made of them, and they are kept.
+_NAMED = (
+    "(EXISTS (SELECT 1 FROM sources WHERE kept AND raw_sha = sha)"
+    " OR EXISTS (SELECT 1 FROM sources WHERE kept AND doc_raw_sha = sha))"
+)
 
 
-def _named(state: State) -> set[str]:
-    """Hashes of the bytes that a source has, or that the document which it serves was made of."""
-    rows = state.db.execute(
-        "SELECT raw_sha FROM sources WHERE raw_sha IS NOT NULL"
-        " UNION SELECT doc_raw_sha FROM sources WHERE doc_raw_sha IS NOT NULL"
-    )
-    return {sha for (sha,) in rows}
+def _is_named(state: State, sha: str) -> bool:
+    return bool(state.db.execute(f"SELECT {_NAMED} FROM (SELECT ? AS sha)", (sha,)).fetchone()[0])
+
+
+def _named(found: list[dict[str, Any]]) -> dict[str, Segment]:
+    return {segment.name: segment for segment in map(Segment.of, found)}

@@ -25,8 +25,10 @@ from ragops.types import Metadata, Parsed, Reject, Span
 
 if TYPE_CHECKING:
     from ragops.types import Vectors
+    from ragops_pipelines.segments import Segment
 
-SCHEMA = 2
+SCHEMA = 3
+NOTHING_SEEN = '[null,"",[],{}]'  # metadata of a source of which its connector says nothing
 CACHE_SCHEMA = 1  # 0: the same without a version
 
 _STATE = """
@@ -34,17 +36,23 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITH
 CREATE TABLE IF NOT EXISTS sources (
     uri TEXT PRIMARY KEY, source TEXT NOT NULL, token TEXT NOT NULL, settled INTEGER NOT NULL, container TEXT NOT NULL,
     raw_sha TEXT, size INTEGER, media_type TEXT, encoding TEXT, metadata TEXT, parse_key TEXT,
-    rejected INTEGER NOT NULL,
+    rejected INTEGER NOT NULL, kept INTEGER NOT NULL, -- kept: whether the snapshot keeps its bytes
     -- the document that it gave: after a reject, of the last content that passed
     document_id TEXT, doc_raw_sha TEXT, doc_parse_key TEXT, doc_metadata TEXT, version TEXT, digest TEXT, chunks INTEGER
 ) WITHOUT ROWID;
 -- All that a run without news reads of them, in a fifth of the pages.
 CREATE INDEX IF NOT EXISTS tokens ON sources (uri, token, settled);
+CREATE INDEX IF NOT EXISTS bytes ON sources (raw_sha);
+CREATE INDEX IF NOT EXISTS doc_bytes ON sources (doc_raw_sha);
 CREATE TABLE IF NOT EXISTS containers (uri TEXT PRIMARY KEY, source TEXT NOT NULL, token TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS points (
     document_id TEXT NOT NULL, nth INTEGER NOT NULL, point_id TEXT NOT NULL, vector_key TEXT NOT NULL,
     PRIMARY KEY (document_id, nth)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS stored (vector_key TEXT PRIMARY KEY, segment TEXT NOT NULL) WITHOUT ROWID;
+-- the row of a key in the segments of a part: "documents" by document id, "sources" by uri, "objects" by hash
+CREATE TABLE IF NOT EXISTS placed (
+    part TEXT NOT NULL, key TEXT NOT NULL, segment TEXT NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (part, key)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rejects (
     uri TEXT PRIMARY KEY, source TEXT NOT NULL, stage TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL,
     hint TEXT NOT NULL, raw_sha TEXT, transient INTEGER NOT NULL, first_seen TEXT NOT NULL, attempts INTEGER NOT NULL
@@ -58,9 +66,7 @@ CREATE TABLE IF NOT EXISTS runs (
 # Tables of large values keep their rowids: rows are then appended, and only small keys are sorted in.
 # The run in progress: what will be written, dropped when the next run starts.
 _WORK = """
-CREATE TABLE work.staged (document_id TEXT PRIMARY KEY, prefix INTEGER NOT NULL, document BLOB NOT NULL,
-    chunks BLOB NOT NULL);
-CREATE INDEX work.by_prefix ON staged (prefix);
+CREATE TABLE work.staged (document_id TEXT PRIMARY KEY, document BLOB NOT NULL, chunks BLOB NOT NULL);
 CREATE TABLE work.objects (sha TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE work.gone (document_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.old (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -68,6 +74,7 @@ CREATE TABLE work.wanted (document_id TEXT NOT NULL, nth INTEGER NOT NULL, point
     vector_key TEXT NOT NULL, PRIMARY KEY (document_id, nth)) WITHOUT ROWID;
 CREATE TABLE work.permissions (document_id TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE work.old_objects (sha TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE work.old_sources (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -93,6 +100,7 @@ class Known:
     metadata: str | None
     parse_key: str | None
     rejected: bool
+    kept: bool = True
     document_id: str | None = None
     doc_raw_sha: str | None = None
     doc_parse_key: str | None = None
@@ -100,6 +108,14 @@ class Known:
     version: str | None = None
     digest: str | None = None
     chunks: int | None = None
+
+    @property
+    def served(self) -> tuple[str, str, str]:
+        """Hash, parse key and metadata of the content that gives its document: the one read, or after a reject the
+        last that passed."""
+        if self.rejected:
+            return self.doc_raw_sha or "", self.doc_parse_key or "", self.doc_metadata or NOTHING_SEEN
+        return self.raw_sha or "", self.parse_key or "", self.metadata or NOTHING_SEEN
 
 
 _KNOWN = ", ".join(Known.__dataclass_fields__)
@@ -178,6 +194,31 @@ class State:
             rows = self.db.execute(f"SELECT vector_key FROM stored WHERE vector_key IN ({marks})", some)
             found.update(key for (key,) in rows)
         return found
+
+    def segments_of_vectors(self, keys: Sequence[str]) -> list[str]:
+        marks = ",".join("?" * len(keys))
+        rows = self.db.execute(f"SELECT DISTINCT segment FROM stored WHERE vector_key IN ({marks})", keys)
+        return [name for (name,) in rows]
+
+    def segments_of(self, part: str, keys: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        for some in _batches(list(keys), 500):
+            marks = ",".join("?" * len(some))
+            rows = self.db.execute(f"SELECT segment FROM placed WHERE part = ? AND key IN ({marks})", [part, *some])
+            found.update(name for (name,) in rows)
+        return found
+
+    def place(self, part: str, keys: Iterable[str], segment: str) -> None:
+        """Remember that row n of a segment is of the nth key."""
+        rows = ((part, key, segment, row) for row, key in enumerate(keys))
+        self.db.executemany("INSERT OR REPLACE INTO placed VALUES (?, ?, ?, ?)", rows)
+
+    def strike(self, part: str, segments: Mapping[str, Segment], query: str) -> None:
+        """Let the rows of the keys that `query` gives count no longer."""
+        chosen = f"part = ? AND key IN ({query})"
+        for name, row in self.db.execute(f"SELECT segment, row FROM placed WHERE {chosen}", (part,)):
+            segments[name].dead |= 1 << row
+        self.db.execute(f"DELETE FROM placed WHERE {chosen}", (part,))
 
     def container_token(self, uri: str) -> str | None:
         row = self.db.execute("SELECT token FROM containers WHERE uri = ?", (uri,)).fetchone()
@@ -449,7 +490,7 @@ def _endless(value: Any) -> bool:
 
 def _known(row: tuple[Any, ...]) -> Known:
     known = Known(*row)
-    known.settled, known.rejected = bool(known.settled), bool(known.rejected)
+    known.settled, known.rejected, known.kept = bool(known.settled), bool(known.rejected), bool(known.kept)
     return known
 
 

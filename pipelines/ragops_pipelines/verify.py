@@ -17,6 +17,7 @@ from ragops import ids
 from ragops.errors import RagopsError, StoreError
 from ragops.stores.releases import is_held, live_release
 from ragops.types import Reader, Release
+from ragops_pipelines.dataset import Manifest
 from ragops_pipelines.finish import finish
 from ragops_pipelines.job import Event, Job
 from ragops_pipelines.ledger import Ledger
@@ -77,7 +78,7 @@ def verify(job: Job) -> Verification:
         return Verification(None, 0, findings=[*findings, what], dataset_sound=False)
     if job.dataset.digest() != recorded:
         findings.append("the dataset is not the one that the last ingest here recorded")
-    release = _release(job, manifest["fingerprint"], findings)
+    release = _release(job, manifest.fingerprint, findings)
     with tempfile.TemporaryDirectory() as folder:
         db = sqlite3.connect(Path(folder) / "expected.db", isolation_level=None)
         try:
@@ -88,8 +89,8 @@ def verify(job: Job) -> Verification:
                 number = release.number if release else None
                 return Verification(number, 0, findings=[*findings, error.message], dataset_sound=False)
             total = int(db.execute("SELECT count(*) FROM expected").fetchone()[0])
-            if total != manifest["counts"]["chunks"]:
-                findings.append(f"the dataset has {total} chunks, its manifest says {manifest['counts']['chunks']}")
+            if total != manifest.counts["chunks"]:
+                findings.append(f"the dataset has {total} chunks, its manifest says {manifest.counts['chunks']}")
             counts: Counter[str] = Counter()
             examples: dict[str, list[str]] = {kind: [] for kind in KINDS}
             for kind, point in _compare(job, manifest, release, db, vectors, findings):
@@ -173,7 +174,7 @@ def _release(job: Job, fingerprint: str, findings: list[str]) -> Release | None:
     return release
 
 
-def _expect(job: Job, manifest: Mapping[str, Any], db: sqlite3.Connection, file: Path) -> Vectors:
+def _expect(job: Job, manifest: Manifest, db: sqlite3.Connection, file: Path) -> Vectors:
     """Fill the tables with what the dataset says; its vectors as float32 (rows, dim), mapped from a file."""
     import numpy as np
 
@@ -192,7 +193,7 @@ def _expect(job: Job, manifest: Mapping[str, Any], db: sqlite3.Connection, file:
         values = (point.point_id, _digest(point.payload), point.vector_key)
         db.execute("INSERT INTO expected VALUES (?, ?, ?, NULL)", values)
         if done % 1000 == 0:
-            job.tell(Event("verify", done, manifest["counts"]["chunks"]))
+            job.tell(Event("verify", done, manifest.counts["chunks"]))
     db.execute("COMMIT")
     lost = db.execute(
         "SELECT vector_key FROM expected WHERE vector_key NOT IN (SELECT vector_key FROM vectors) LIMIT 1"
@@ -206,13 +207,13 @@ def _expect(job: Job, manifest: Mapping[str, Any], db: sqlite3.Connection, file:
 
 
 def _compare(
-    job: Job, manifest: Mapping[str, Any], release: Release | None, db: sqlite3.Connection, vectors: Vectors,
+    job: Job, manifest: Manifest, release: Release | None, db: sqlite3.Connection, vectors: Vectors,
     findings: list[str],
 ) -> Iterator[tuple[str, str]]:  # fmt: skip
     """(kind, point id) of every point that is not as the dataset says."""
     if release is not None:
         findings += job.store.check(release.number)
-        other = release.space.fingerprint != manifest["recipe"]["space"]
+        other = release.space.fingerprint != manifest.recipe["space"]
         if other:
             findings.append(f"release {release.number} is of another vector space than the dataset")
         try:

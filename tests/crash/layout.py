@@ -12,12 +12,20 @@ from tests.crash.scenarios import KEEP
 
 
 def keep(kb: Path) -> dict[str, Any]:
-    """What the workspace remembers that must not depend on its past: dataset, snapshot, state."""
-    import polars as pl
-
+    """What the workspace remembers that must not depend on its past: dataset, snapshot, state; rows, not segments."""
+    from ragops_pipelines.dataset import Dataset
+    from ragops_pipelines.snapshot import Snapshot
     from ragops_pipelines.state import State
 
-    manifest = json.loads((kb / "data/dataset/dataset.json").read_text("utf-8"))
+    dataset, snapshot = Dataset(kb / "data/dataset"), Snapshot(kb / "data/snapshot")
+    manifest, seen = dataset.manifest(), snapshot.manifest()
+    assert manifest is not None
+    assert seen is not None
+    documents = [frame.drop("row") for _, frame in dataset.documents(manifest)]
+    chunks = [
+        dataset.chunks(manifest, name).join(frame, on="document_id", how="semi")
+        for name, frame in dataset.documents(manifest)
+    ]
     state = State(kb / ".ragops")
     try:
         rows = {
@@ -28,12 +36,18 @@ def keep(kb: Path) -> dict[str, Any]:
                 for reject in state.rejects()
             ],
         }
+        counts = {name: manifest.counts[name] for name in ("documents", "chunks")}
     finally:
         state.db.close()
     return {
-        **{name: manifest[name] for name in ("fingerprint", "recipe", "shards", "counts", "documents", "chunks")},
-        "snapshot": pl.read_parquet(kb / "data/snapshot/manifest.parquet").rows(),
-        "rejected": pl.read_parquet(kb / "data/dataset/rejects/rejects.parquet").rows(),
+        "fingerprint": manifest.fingerprint,
+        "recipe": dict(manifest.recipe),
+        "space": dict(manifest.space),
+        "counts": counts,
+        "documents": sorted(row for frame in documents for row in map(repr, frame.rows())),
+        "chunks": sorted(row for frame in chunks for row in map(repr, frame.rows())),
+        "snapshot": sorted(row for _, frame in snapshot.sources(seen) for row in map(repr, frame.drop("row").rows())),
+        "rejected": [tuple(row.values()) for row in dataset.rejects()],
         **rows,
     }
 
@@ -43,38 +57,32 @@ def whole(kb: Path, *, newest: bool = True) -> list[str]:
 
     `newest`: the live release must be that of the dataset.
     """
-    from ragops.errors import StoreError
     from ragops.workspace import Workspace
+    from ragops_pipelines.dataset import Dataset
     from ragops_pipelines.snapshot import Snapshot
     from ragops_pipelines.state import State
 
     wrong = []
     data, local = kb / "data", kb / ".ragops"
-    manifest = json.loads((data / "dataset/dataset.json").read_text("utf-8"))
-    for part in ("documents", "chunks", "vectors"):
-        named = set(manifest[part] if part == "vectors" else manifest[part].values())
+    manifest = Dataset(data / "dataset").manifest()
+    assert manifest is not None
+    for part, named in _parts(manifest).items():
         there = {file.name for file in (data / "dataset" / part).iterdir()}
         wrong += [f"dataset/{part}/{name} is missing" for name in sorted(named - there)]
         for name in named & there:
-            sha = _sha256(data / "dataset" / part / name)
-            if not name.removesuffix(".parquet").endswith(sha[:12]):
+            if name.removesuffix(".parquet") != _sha256(data / "dataset" / part / name)[:12]:
                 wrong.append(f"dataset/{part}/{name} does not have its hash")
-    snapshot = Snapshot(data / "snapshot")
-    for sha in _named(snapshot):
-        try:
-            snapshot.read(sha)
-        except StoreError as error:
-            wrong.append(error.message)
     with Workspace.open(kb) as workspace:
         store: Any = workspace.store
         wrong += store.check()
         live = store.live()
-        if newest and (live is None or live.fingerprint != manifest["fingerprint"]):
+        if newest and (live is None or live.fingerprint != manifest.fingerprint):
             wrong.append("the live release is not that of the dataset")
     state = State(local)
     try:
+        wrong += Snapshot(data / "snapshot").check(state)
         stored = {name for (name,) in state.db.execute("SELECT DISTINCT segment FROM stored")}
-        if stored != set(manifest["vectors"]):
+        if stored != set(manifest.vectors):
             wrong.append("the state names other segments than the dataset")
         lacking = "SELECT count(*) FROM points WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
         if state.db.execute(lacking).fetchone()[0]:
@@ -86,9 +94,8 @@ def whole(kb: Path, *, newest: bool = True) -> list[str]:
 
 def strays(kb: Path) -> list[str]:
     """What nobody needs any more and a run that comes to its end removes: files of the dead, releases beyond `keep`."""
-    import polars as pl
-
     from ragops.workspace import Workspace
+    from ragops_pipelines.dataset import Dataset
     from ragops_pipelines.snapshot import Snapshot
 
     data = kb / "data"
@@ -97,16 +104,15 @@ def strays(kb: Path) -> list[str]:
         for file in kb.rglob("*")
         if file.name.endswith((".tmp", ".old", ".draft")) or file.name.startswith("work.db")
     ]
-    manifest = json.loads((data / "dataset/dataset.json").read_text("utf-8"))
-    for part in ("documents", "chunks", "vectors"):
-        named = set(manifest[part] if part == "vectors" else manifest[part].values())
-        there = {file.name for file in (data / "dataset" / part).iterdir()}
+    manifest, seen = Dataset(data / "dataset").manifest(), Snapshot(data / "snapshot").manifest()
+    assert manifest is not None
+    assert seen is not None
+    for part, named in _parts(manifest).items():
+        there = {file.name for file in (data / "dataset" / part).iterdir()} - {"manifest.json"}
         found += [f"dataset/{part}/{name}" for name in sorted(there - named)]
-    snapshot = Snapshot(data / "snapshot")
-    kept: set[str] = set()
-    for file in snapshot.objects.iterdir():
-        kept |= set(pl.read_parquet(file)["sha"]) if file.suffix == ".parquet" else {file.name}
-    found += [f"{sha[:12]} in the snapshot" for sha in sorted(kept - _named(snapshot))]
+    large = {file.name for file in (data / "snapshot/objects").iterdir()} - set(seen.objects)
+    kept = large.union(*(frame["sha"] for _, frame in Snapshot(data / "snapshot").shas(seen)))
+    found += [f"{sha[:12]} in the snapshot" for sha in sorted(kept - _named(Snapshot(data / "snapshot"), seen))]
     with Workspace.open(kb) as workspace:
         numbers = [release.number for release in workspace.store.releases()]
     folders = sorted(int(folder.name) for folder in (kb / ".ragops/store/main/releases").iterdir())
@@ -117,12 +123,17 @@ def strays(kb: Path) -> list[str]:
     return found
 
 
-def _named(snapshot: Any) -> set[str]:
-    """Hashes of the bytes that the snapshot's manifest names."""
-    import polars as pl
+def _parts(manifest: Any) -> dict[str, set[str]]:
+    """The files of each part of the dataset that count."""
+    return {
+        "documents": set(manifest.documents), "chunks": set(manifest.chunks.values()), "vectors": set(manifest.vectors)
+    }  # fmt: skip
 
-    rows = pl.read_parquet(snapshot.folder / "manifest.parquet")
-    return {sha for column in ("raw_sha", "doc_raw_sha") for sha in rows[column] if sha is not None}
+
+def _named(snapshot: Any, manifest: Any) -> set[str]:
+    """Hashes of the bytes that the snapshot's rows name."""
+    frames = [frame for _, frame in snapshot.sources(manifest)]
+    return {sha for frame in frames for name in ("raw_sha", "doc_raw_sha") for sha in frame[name] if sha is not None}
 
 
 def _sha256(file: Path) -> str:
@@ -144,15 +155,16 @@ def named(content: str, name: str) -> list[str] | None:
     """What a pointer file names, absolute; None for what is no pointer. `content` is where its bytes are now."""
     folder, base = os.path.split(name)
     if base == "dataset.json":
+        return [os.path.join(folder, part, "manifest.json") for part in json.loads(Path(content).read_bytes())["parts"]]
+    if base == "manifest.json" and "/dataset/" in folder:
         value = json.loads(Path(content).read_bytes())
-        parts = [f"documents/{n}" for n in value["documents"].values()]
-        parts += [*(f"chunks/{n}" for n in value["chunks"].values()), *(f"vectors/{n}" for n in value["vectors"])]
-        return [os.path.join(folder, part) for part in parts]
+        names = value["files"].values() if "files" in value else (segment["name"] for segment in value["segments"])
+        return [os.path.join(folder, name) for name in names]
     if base == "manifest.json" and "/releases/" in folder:
         return [os.path.join(folder, part) for part in json.loads(Path(content).read_bytes())["files"]]
     if base == "LIVE":
         return [os.path.join(folder, f"releases/{int(Path(content).read_text().split()[0]):08d}/manifest.json")]
     if base == "snapshot.json":
-        packs = json.loads(Path(content).read_bytes())["packs"].values()
-        return [os.path.join(folder, "objects", pack) for pack in packs]
+        value = json.loads(Path(content).read_bytes())
+        return [os.path.join(folder, part, each["name"]) for part in ("sources", "objects") for each in value[part]]
     return None
