@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ragops import embedders
 from ragops.embedders.local import TorchEmbedder, plan
+from ragops.embedders.tokenizer import TextTokenizer
 from ragops.errors import ModelError, SchemaError, SpaceMismatch, UsageError
 from ragops.types import Embedder
 
@@ -234,6 +235,53 @@ def test_tokens_lie_in_the_text(embedder: Embedder) -> None:
         assert all(0 <= start <= end <= len(text) for start, end in offsets)
     assert tokenizer.count(["word " * 5000])[0] >= 5000  # no truncation
     assert len(tokenizer.fingerprint) == 64
+
+
+_PROSE = [
+    "release",
+    "Rollback",
+    "naïve",
+    "e\u0301",
+    "東京",
+    "[SEP]",
+    "[sep]",
+    "Foo",
+    "foo-bar",
+    "x" * 101,
+    "don't",
+    "3.14",
+]
+_SIGNS = [*map(chr, range(33, 127)), *"\x00\x0b\x0c\x1c\x1f\x85\xad\u200b\ufffd\u0301。—", "\ud800"]
+_GAPS = [chr(code) for code in range(0x3001) if chr(code).isspace()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([*_PROSE, *_SIGNS, *_GAPS, " "]), max_size=12).map("".join), max_size=4))
+def test_tokens_are_counted_as_the_tokenizer_makes_them(minilm_and_foo: TextTokenizer, texts: list[str]) -> None:
+    encodings = minilm_and_foo.offsets(texts)
+    assert minilm_and_foo.additive
+    assert (
+        minilm_and_foo.count(texts * 3) == [len(offsets) for offsets in encodings] * 3
+    )  # what comes often is remembered
+
+
+@pytest.fixture(scope="module")
+def minilm_and_foo() -> TextTokenizer:
+    """all-MiniLM-L6-v2's tokenizer with a token that is a word, wherever it stands."""
+    from tokenizers import AddedToken, Tokenizer
+
+    known = embedders.load_tokenizer(embedders.find_model("all-MiniLM-L6-v2"))
+    assert isinstance(known, TextTokenizer)
+    inner = Tokenizer.from_str(known.definition().decode())
+    inner.add_tokens([AddedToken("foo", normalized=True)])
+    return TextTokenizer(inner.to_str().encode(), fingerprint="")
+
+
+def test_what_is_remembered_of_words_is_bounded(minilm_and_foo: TextTokenizer) -> None:
+    words = [" ".join([f"{start:x}{end:0999d}"] * 3) for start in range(16) for end in range(200)]
+    for text in words:
+        assert minilm_and_foo.count([text]) == [3]
+    assert sum(map(len, minilm_and_foo._known)) < 2 << 20
 
 
 def test_a_space_has_every_field(embedder: Embedder) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ragops.errors import MissingExtra, ModelError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 _SLICE = 1024  # encodings are some ten times their ids: hold few at a time
+_REMEMBERED = 1 << 20  # characters of words whose tokens are remembered, some 10 MB
+_PARTS = re.compile("[0-9A-Za-z]+|.")
+_NO_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]")  # str.split() cuts here; BERT drops them and joins their neighbours
 
 
 class TextTokenizer:
@@ -23,7 +27,11 @@ class TextTokenizer:
     def __init__(self, definition: bytes, *, fingerprint: str, lower_case: bool = False, prompt: str = "") -> None:
         self.fingerprint = fingerprint
         self._inner = _parse(definition, lower_case)
-        self.additive = _additive(json.loads(self._inner.to_str()))
+        parsed = json.loads(self._inner.to_str())
+        self.additive = _additive(parsed)
+        self._is_plain = _plain(token["content"] for token in parsed["added_tokens"]).fullmatch
+        self._known: dict[str, int] = {}  # word -> tokens, of an additive tokenizer
+        self._known_size = 0
         self.special_tokens: int = self._inner.num_special_tokens_to_add(False)
         if prompt:  # one more, because a merge across the border can cost a token
             self.special_tokens += self.count([prompt])[0] + 1
@@ -38,9 +46,32 @@ class TextTokenizer:
     def count(self, texts: Sequence[str]) -> list[int]:
         result: list[int] = []
         for start in range(0, len(texts), _SLICE):
-            part = [clean(text) for text in texts[start : start + _SLICE]]
-            result += [len(encoding) for encoding in self._inner.encode_batch_fast(part, add_special_tokens=False)]
+            part = texts[start : start + _SLICE]
+            result += self._count_words(part) if self.additive else self._count(part)
         return result
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        encodings = self._inner.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
+
+    def _count_words(self, texts: Sequence[str]) -> list[int]:
+        """As the sum of their words, each tokenised once: documents say the same words again and again."""
+        if self._known_size > _REMEMBERED:
+            self._known, self._known_size = {}, 0
+        known = self._known  # another thread may begin a new one
+        words = [[text] if _NO_SPACE.search(text) else text.split() for text in texts]
+        new = list(set[str]().union(*words).difference(known))
+        parts = [_PARTS.findall(word) if self._is_plain(word) else [word] for word in new]
+        fresh = list(set[str]().union(*parts).difference(known))
+        if 2 * len(fresh) > sum(map(len, words)):  # hardly any come twice: one call for each would cost more
+            return self._count(texts)
+        for first in range(0, len(fresh), _SLICE):
+            some = fresh[first : first + _SLICE]
+            known.update(zip(some, self._count(some), strict=True))
+        tokens = known.__getitem__
+        known.update([(word, sum(map(tokens, cut))) for word, cut in zip(new, parts, strict=True)])
+        self._known_size += sum(map(len, fresh)) + sum(map(len, new))
+        return [sum(map(tokens, some)) for some in words]
 
     def ids(self, texts: Sequence[str], cut_at: int | None = None) -> list[Ids]:
         """Token ids with special tokens, as the model reads them. `cut_at` tokens at most, special ones kept."""
@@ -91,6 +122,12 @@ def _additive(definition: dict[str, Any]) -> bool:
         and all(step["type"] in ("BertNormalizer", "Lowercase") for step in steps)
         and not any(len(token["content"].split()) > 1 for token in definition["added_tokens"])
     )
+
+
+def _plain(added_tokens: Iterable[str]) -> re.Pattern[str]:
+    """Words that BERT cuts at every sign that is no letter or digit: ASCII, without the start of an added token."""
+    begin = {sign for token in added_tokens for sign in (token[:1].lower(), token[:1].upper())}
+    return re.compile("[" + re.escape("".join(sign for sign in map(chr, range(33, 127)) if sign not in begin)) + "]+")
 
 
 def clean(text: str) -> str:
