@@ -53,6 +53,11 @@ def use_model(root: Path, model: str = "hash:64") -> None:
     params.write_text(params.read_text("utf-8").replace("model: all-MiniLM-L6-v2 ", f'model: "{model}"'), "utf-8")
 
 
+def copy(source: Path, target: Path) -> None:
+    """The content of a folder, into a new or an existing one; holes stay holes: the engine's files are sparse."""
+    subprocess.run(["cp", "-a", "--sparse=auto", f"{source}/.", str(target)], check=True)
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus")
@@ -63,6 +68,26 @@ def workspace(tmp_path: Path) -> Workspace:
     """An empty workspace with the deterministic model."""
     Workspace.create(tmp_path / "kb")
     use_model(tmp_path / "kb")
+    return Workspace.open(tmp_path / "kb")
+
+
+@pytest.fixture(scope="session")
+def _ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("ingested")
+    write_corpus(place / "corpus")
+    Workspace.create(place / "kb")
+    use_model(place / "kb")
+    params = place / "kb/params.yaml"
+    source = "sources:\n  - name: corpus\n    connector: files\n    path: ../corpus"
+    params.write_text(params.read_text("utf-8").replace("sources: []", source), "utf-8")
+    assert Workspace.open(place / "kb").ingest().release == 1
+    return place
+
+
+@pytest.fixture
+def ingested(_ingested: Path, tmp_path: Path) -> Workspace:
+    """The workspace `kb` after one ingest of the folder `corpus` beside it: a copy, as good as new and cheaper."""
+    copy(_ingested, tmp_path)
     return Workspace.open(tmp_path / "kb")
 
 
@@ -94,7 +119,7 @@ def sealed(_sealed: Path, tmp_path: Path) -> EdgeStore:
     """Release 1 with 50 points, live, and release 2 with 3: a copy, to be damaged."""
     from ragops.stores.edge import EdgeStore
 
-    subprocess.run(["cp", "-a", "--sparse=always", str(_sealed), str(tmp_path / "store")], check=True)
+    copy(_sealed, tmp_path / "store")
     return EdgeStore(tmp_path / "store")
 
 

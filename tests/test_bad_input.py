@@ -18,12 +18,8 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def kb(tmp_path: Path, ragops: Run) -> Path:
-    write_corpus(tmp_path / "corpus")
-    ragops("init", "kb")
-    use_model(tmp_path / "kb")
-    assert ragops("ingest", "corpus", "-w", "kb").returncode == 0
-    return tmp_path / "kb"
+def kb(ingested: Workspace) -> Path:
+    return ingested.root
 
 
 def refused(result: Result, code: int, *says: str) -> None:
@@ -83,7 +79,9 @@ def test_a_file_instead_of_a_folder(kb: Path, ragops: Run) -> None:
     refused(ragops("status", "-w", kb.parent / "corpus/page.html"), 2, "no workspace")
 
 
-def test_a_damaged_release(kb: Path, ragops: Run) -> None:
+def test_a_damaged_release(workspace: Workspace, corpus: Path, ragops: Run) -> None:
+    workspace.ingest(corpus)
+    kb = workspace.root
     release = kb / ".ragops/store/main/releases/00000001"
     for file in release.rglob("*"):
         if file.is_file() and file.stat().st_size > 64 and "shard" in file.parts and file.suffix not in (".json",):

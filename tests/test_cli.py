@@ -15,20 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from ragops.workspace import Workspace
 from tests.conftest import Result, answer, settle, use_model, write_corpus
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def kb(tmp_path: Path, ragops: Run) -> Path:
+def kb(ingested: Workspace) -> Path:
     """A workspace with the deterministic model, after one ingest."""
-    write_corpus(tmp_path / "corpus")
-    assert ragops("init", "kb").returncode == 0
-    use_model(tmp_path / "kb")
-    result = ragops("ingest", "corpus", "-w", "kb", "--json")
-    assert result.returncode == 0, result.stderr
-    return tmp_path / "kb"
+    return ingested.root
 
 
 def test_the_contract_of_ingest(kb: Path, ragops: Run) -> None:
