@@ -9,6 +9,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -152,6 +153,29 @@ def test_payloads_keep_their_types(store: Store) -> None:
     assert {key: type(value) for key, value in payload["meta"].items()} == {
         key: type(value) for key, value in odd.items()
     }
+
+
+def test_neighbours_keep_what_sets_them_apart(store: Store) -> None:
+    """Chunks of one document come one after another and are nearly alike, but 1 is not True."""
+    alike = {"document_id": "one", "uri": "notes:/a.md", "title": "A", "tenant": "acme", "groups": ["all"]}
+    metas: list[Any] = [{"n": 1}, {"n": True}, {"n": 1.0}, {"n": "1"}, {}, {"n": [1]}]
+    payloads: list[dict[str, Any]] = [alike | {"meta": metas[i // 4 % 6]} for i in range(60)]
+    payloads += [alike | {"groups": ["all", "g"][: i % 3]} for i in range(12)]
+    payloads[9]["title"] = None
+    told = [(replace(point(i, **some), document_id="one"), vector(i)) for i, some in enumerate(payloads)]
+    for i in range(100, 105):  # no more than there must be
+        bare = {"chunk_id": f"chunk-{i}", "document_id": "two", "text": "bare"}
+        told.append((replace(point(i), document_id="two", payload=bare), vector(i)))
+    store.write(release(1, len(told)), base=None, delete=[], add=told)
+    store.publish(1)
+    found = everything(store)
+    for one, _ in told:
+        assert sorted(map(repr, found[one.point_id][0].items())) == sorted(map(repr, one.payload.items()))
+    with closing(store.open()) as reader:
+        assert reader.count({"document_id": "one"}) == 72
+        assert reader.count({"tenant": "acme", "uri": "notes:/a.md"}) == 72
+        assert reader.count({"title": "A"}) == 71
+        assert reader.count({"groups": "g"}) == 4
 
 
 def test_an_empty_release(store: Store) -> None:
