@@ -45,31 +45,80 @@ search:
 """
 
 DVC = """\
-# `dvc repro` runs the same ingest as the command line; it does nothing where nothing changed.
-# DVC keeps the three outputs: what was seen, what was made of it, and the exported query encoder.
+# From the snapshot of the sources to a searchable release. `ragops ingest` does all of it at the cost of what changed
+# and records it here, so that `dvc status` is clean; `dvc repro` does it in a clone, or after a change of params.yaml.
+# The snapshot is tracked by data/snapshot.dvc: fetching is no stage, as a reproduction must not see today's world.
 stages:
-  ingest:
-    desc: sources to a versioned dataset and a searchable release
-    cmd: ragops ingest
+  parse:
+    desc: the snapshot's bytes to documents and rejects
+    cmd: ragops stage parse
+    deps:
+      - data/snapshot
     params:
-      - sources
       - parse
+    outs:
+      - data/dataset/documents:
+          persist: true
+      - data/dataset/rejects:
+          persist: true
+  chunk:
+    desc: documents to chunks, by the model's own tokenizer
+    cmd: ragops stage chunk
+    deps:
+      - data/dataset/documents
+    params:
       - chunk
       - embed
-    always_changed: true # ragops compares sizes, times and contents itself
     outs:
-      - data/snapshot:
+      - data/dataset/chunks:
           persist: true
-      - data/dataset:
+  embed:
+    desc: chunks to vectors, and the query encoder
+    cmd: ragops stage embed
+    deps:
+      - data/dataset/documents
+      - data/dataset/chunks
+    params:
+      - embed
+    outs:
+      - data/dataset/vectors:
           persist: true
       - data/models:
+          persist: true
+    metrics:
+      - data/dataset/dataset.json:
+          cache: false
+          persist: true
+    plots:
+      - data/dataset/sources.csv:
+          cache: false
+          persist: true
+          template: bar_horizontal
+          x: chunks
+          y: source
+  load:
+    desc: the dataset into this machine's store, as a release
+    cmd: ragops stage load
+    deps:
+      - data/dataset/dataset.json
+      - data/dataset/documents
+      - data/dataset/chunks
+      - data/dataset/vectors
+    params:
+      - store
+    outs:
+      - data/loaded.json: # a receipt: a clone has none, so it loads its own collection
+          cache: false
           persist: true
 """
 
 GITIGNORE = """\
-# local state of ragops; the data itself is DVC's
+# local state of ragops, and the data, which DVC keeps
 /.ragops/
-/data/
+/data/snapshot/
+/data/dataset/*/
+/data/models/
+/data/loaded.json
 """
 
 DVCIGNORE = """\

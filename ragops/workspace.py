@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ragops.types import Connector, Embedder, Filter, Reader, Release, Store
     from ragops_pipelines.collect import Collected
     from ragops_pipelines.job import Event, Job, Plan, Summary
+    from ragops_pipelines.stages import Done
     from ragops_pipelines.state import State
     from ragops_pipelines.verify import Verification
 
@@ -132,10 +134,40 @@ class Workspace:
             before = params.read_text("utf-8")
             try:
                 with self._job(path, options, progress, add=True) as job:
-                    return ingest(job)
+                    summary = ingest(job)
+                    return replace(summary, dvc=self._record(job))
             except UsageError:
                 durable.write_atomic(params, before.encode())  # a source that cannot be ingested is not remembered
                 raise
+
+    def _record(self, job: Job) -> Mapping[str, Any] | None:
+        """Tell DVC of a run: None outside of a DVC repository. A failure is reported; the release stands."""
+        from ragops import versioning
+
+        if versioning.dvc_root(self.root) is None:
+            return None
+        data = job.state.get("dataset_sha"), job.state.get("snapshot_sha")
+        if job.state.get("dvc") == versioning.token(self.root, *data):
+            return {"recorded": False, "seconds": 0.0, "error": None}
+        start = time.perf_counter()
+        error = None
+        try:
+            versioning.record(self.root)
+            job.state.put("dvc", versioning.token(self.root, *data))
+        except RagopsError as found:
+            error = f"{found.message} {found.hint}".strip()
+        return {"recorded": error is None, "seconds": round(time.perf_counter() - start, 3), "error": error}
+
+    def stage(self, name: str, *, wait: float = 0, progress: Callable[[Event], None] | None = None) -> Done:
+        """One stage of the pipeline in dvc.yaml: "parse", "chunk", "embed" or "load", from what is on disk.
+
+        Raises RagopsError."""
+        from ragops_pipelines import stages
+        from ragops_pipelines.job import Options
+
+        run = {"parse": stages.parse, "chunk": stages.chunk, "embed": stages.embed, "load": stages.load}[name]
+        with self._locked(wait), self._job(None, Options(), progress, add=True, scanned=False) as job:
+            return run(job)
 
     def plan(
         self,
@@ -154,14 +186,15 @@ class Workspace:
 
     @contextlib.contextmanager
     def _job(
-        self, path: str | os.PathLike[str] | None, options: Any, progress: Callable[[Event], None] | None, *, add: bool
-    ) -> Iterator[Job]:
+        self, path: str | os.PathLike[str] | None, options: Any, progress: Callable[[Event], None] | None, *, add: bool,
+        scanned: bool = True,
+    ) -> Iterator[Job]:  # fmt: skip
         from ragops_pipelines.dataset import Dataset
         from ragops_pipelines.job import Job
         from ragops_pipelines.snapshot import Snapshot
         from ragops_pipelines.state import Cache, State
 
-        sources, subtree = self._sources(path, add=add)
+        sources, subtree = self._sources(path, add=add) if scanned else ([], "")
         connectors = [self._connector(source, subtree) for source in sources]
         with contextlib.ExitStack() as stack:
             # a plan writes nothing, not even where nothing was ever ingested

@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -290,11 +290,11 @@ class PowerLoss:
     The bytes of a file are safe once it was synced as it is now, its name once its folder was synced with it in it;
     what was there before the run is safe. `names` knows the pointers, the files that make other files count: (where
     a pointer's bytes are, the name it gets) -> the files it names, or None for what is no pointer. A commit of
-    the state promises what the pointers called `promised` will say: what those name must be safe by then.
+    the state promises what the pointers whose paths end as `promised` will say: what those name must be safe by then.
     """
 
     def __init__(
-        self, root: Path, names: Callable[[str, str], list[str] | None], promised: Collection[str] = ()
+        self, root: Path, names: Callable[[str, str], list[str] | None], promised: tuple[str, ...] = ()
     ) -> None:
         self._root = os.path.realpath(root)
         self._names = names
@@ -344,7 +344,7 @@ class PowerLoss:
                 continue
             self._bytes_are_safe(file, step.label)
             late = self._look(file) not in self._committed[0] or file not in self._committed[1]
-            if late and os.path.basename(step.target) in self._promised:
+            if late and step.target.endswith(self._promised):
                 self._found[f"{step.label}: the state was committed before {self._short(file)} was safe"] = None
             self._name_is_safe(file, step.label, within=os.path.dirname(step.target))
 

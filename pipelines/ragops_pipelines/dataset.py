@@ -33,6 +33,7 @@ SCHEMA = 2
 TABLES = ("documents", "chunks", "vectors")
 PARTS = (*TABLES, "rejects")
 FILE = "manifest.json"
+PLOT = "sources.csv"
 REJECTS = ("uri", "source", "raw_sha", "stage", "code", "reason", "hint", "transient")
 
 
@@ -77,6 +78,11 @@ def chunks_text(chunker: str, files: Mapping[str, str]) -> str:
 
 def vectors_text(space: str, vectors: Mapping[str, Segment]) -> str:
     return _text({"space": space, "segments": _listed(vectors)})
+
+
+def sources_csv(rows: Iterable[tuple[str, int, int]]) -> str:
+    """What `dvc plots` draws: documents and chunks by source."""
+    return "source,documents,chunks\n" + "".join(f"{name},{documents},{chunks}\n" for name, documents, chunks in rows)
 
 
 class Dataset:
@@ -156,16 +162,18 @@ class Dataset:
             written += self._add(state, manifest, documents, chunks)
         sizes = db.execute("SELECT document_id, length(document) FROM work.staged ORDER BY document_id")
         for batch in segments.batches(sizes):
-            documents, chunks = _staged(state, batch[0], batch[-1])
+            documents, chunks = staged(state, batch[0], batch[-1])
             written += self._add(state, manifest, documents, chunks)
         manifest.chunks = {name: manifest.chunks[name] for name in manifest.documents}
-        written += self._write_vectors(state, cache, manifest, trusted=trusted, compact=compact)
+        written += self.add_vectors(state, cache, manifest, trusted=trusted, compact=compact)
         manifest.counts = {
             "documents": state.documents(), "chunks": state.count("points"), "vectors": state.count("stored")
         }  # fmt: skip
         for part in PARTS:
             durable.sync(self.folder / part)
-        return manifest.texts(), written
+        by_source = "SELECT source, count(*), sum(chunks) FROM sources WHERE document_id IS NOT NULL GROUP BY source"
+        sources = db.execute(f"{by_source} ORDER BY source")
+        return manifest.texts() | {PLOT: sources_csv(sources)}, written
 
     def make_folders(self) -> None:
         for part in PARTS:
@@ -174,8 +182,12 @@ class Dataset:
     def adopt(self, texts: Mapping[str, str], rejects: Iterable[Mapping[str, Any]]) -> None:
         """Make what `write` wrote count, and remove what no longer does. May be repeated."""
         self.write_rejects(rejects)
-        for path, text in texts.items():
-            durable.write_atomic(self.folder / path, text.encode())
+        self.point(texts)
+
+    def point(self, texts: Mapping[str, str]) -> None:
+        """Write what makes files count, `dataset.json` last, and remove the files that then count no more."""
+        for path in sorted(texts, key=lambda path: path == self.file.name):
+            durable.write_atomic(self.folder / path, texts[path].encode())
         self.sweep()
 
     def sweep(self) -> None:
@@ -256,7 +268,7 @@ class Dataset:
             name: Segment(name, count, file.stat().st_size) for name, (count, file) in files.items() if file.exists()
         }
 
-    def _write_vectors(self, state: State, cache: Cache, manifest: Manifest, *, trusted: bool, compact: bool) -> int:
+    def add_vectors(self, state: State, cache: Cache, manifest: Manifest, *, trusted: bool, compact: bool) -> int:
         """New vectors to new segments; all of them again when a quarter of what is stored is dead."""
         db = state.db
         new = "SELECT DISTINCT vector_key FROM work.wanted WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
@@ -392,7 +404,7 @@ class Dataset:
         return found
 
 
-def _staged(state: State, first: str, last: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def staged(state: State, first: str, last: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     documents: list[dict[str, Any]] = []
     chunks: list[dict[str, Any]] = []
     query = "SELECT document, chunks FROM work.staged WHERE document_id BETWEEN ? AND ? ORDER BY document_id"

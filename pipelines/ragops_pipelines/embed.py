@@ -79,16 +79,13 @@ class Embedding:
 
     def export_query_encoder(self) -> None:
         """Queries must not pay for torch: the model is exported once, checked against the original."""
-        folder = query_encoder(self.job, self.recipe.space)
-        if folder.exists():
+        if query_encoder(self.job, self.recipe.space).exists():
             return
         manifest = None if self.sample else self.job.dataset.manifest()
         points = self.job.dataset.points(manifest) if manifest else iter(())
-        sample = self.sample or [point.payload["text"] for point in itertools.islice(points, 16)]
-        if sample:
-            self.ledger.progress("export", 0)
-            with self.ledger.timed("embed"):
-                export_query_encoder(self.recipe.embedder, sample, folder)
+        self.ledger.progress("export", 0)
+        with self.ledger.timed("embed"):
+            export(self.job, self.recipe, self.sample or [p.payload["text"] for p in itertools.islice(points, 16)])
 
     def _missing(self, keys: Sequence[str]) -> set[str]:
         missing = self.job.cache.missing_vectors(keys)
@@ -105,3 +102,10 @@ class Embedding:
         known.document_id, known.version, known.digest = document.document_id, document.version, digest
         known.chunks = len(rows)
         self.ledger.read(known)
+
+
+def export(job: Job, recipe: Recipe, sample: Sequence[str]) -> None:
+    """The query encoder of the recipe's space, checked on some texts, where there is none yet."""
+    folder = query_encoder(job, recipe.space)
+    if sample and not folder.exists():
+        export_query_encoder(recipe.embedder, sample, folder)

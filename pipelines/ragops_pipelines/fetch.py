@@ -51,7 +51,7 @@ def _parsed(job: Job, ledger: Ledger, everything: bool, anew: bool) -> Iterator[
     limits = Limits(seconds=parse.timeout, memory=parse.memory_mb << 20)
     remembered: deque[Known] = deque()  # read, and parsed by an earlier run
     todo = ledger.changes.todo
-    with ParserPool(parse.workers or _cores(), limits) as pool:
+    with ParserPool(parse.workers or cores(), limits) as pool:
         results = pool.parse_many(_fetched(job, ledger, remembered, everything))
         while True:
             with ledger.timed("parse"):
@@ -171,7 +171,7 @@ def _parsed_again(job: Job, pool: ParserPool, known: Known) -> Parsed:
     return result
 
 
-def _cores() -> int:
+def cores() -> int:
     import os
 
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

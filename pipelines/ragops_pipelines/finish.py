@@ -7,13 +7,17 @@ run that died in the middle is finished by the next.
 from __future__ import annotations
 
 import contextlib
+import json
 
+from ragops import durable
 from ragops.errors import DiskFull, RagopsError, StoreError
 from ragops.stores.manifest import Damaged
 from ragops.stores.releases import is_held, live_release
 from ragops.types import Store
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import all_permissions
+
+RECEIPT = "loaded.json"
 
 
 def finish(job: Job, *, recovering: bool = False) -> None:
@@ -32,10 +36,23 @@ def finish(job: Job, *, recovering: bool = False) -> None:
         except FileNotFoundError:  # somebody took the folders away: the run that follows finds that, and mends it
             if not recovering:
                 raise
+        if "release" in due and job.state.get("fingerprint"):
+            _acknowledge(job)
         job.state.forget("due")
     if recovering:
         _remove_orphans(job)
         _mend_permissions(job)
+
+
+def _acknowledge(job: Job) -> None:
+    """The receipt that DVC knows the stage `load` by: which dataset stands in this machine's store."""
+    file = job.dataset.folder.parent / RECEIPT
+    text = json.dumps({"schema": 1, "fingerprint": job.state.get("fingerprint")}, indent=1) + "\n"
+    with contextlib.suppress(FileNotFoundError):
+        if file.read_text("utf-8") == text:
+            return
+    if file.parent.is_dir():
+        durable.write_atomic(file, text.encode())
 
 
 def _publish(store: Store, number: int, *, recovering: bool) -> None:

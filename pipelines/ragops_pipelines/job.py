@@ -92,6 +92,7 @@ class Summary:
     incomplete: Sequence[str] = ()
     noop: bool = False
     held: bool = False  # a rollback holds: `release` is sealed, and not the live one
+    dvc: Mapping[str, Any] | None = None  # recorded, seconds, error; None outside of a DVC repository
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

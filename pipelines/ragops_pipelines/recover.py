@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 _FOUND = """
-CREATE TEMP TABLE made (document_id TEXT PRIMARY KEY, raw_sha TEXT, parse_key TEXT, version TEXT, digest TEXT,
-    chunks INTEGER, permissions TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE made (document_id TEXT PRIMARY KEY, raw_sha TEXT, parse_key TEXT, version TEXT, source TEXT,
+    digest TEXT, chunks INTEGER, permissions TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE seen (uri TEXT PRIMARY KEY, source TEXT, raw_sha TEXT, size INTEGER, media_type TEXT, encoding TEXT,
     metadata TEXT, kept INTEGER, doc_raw_sha TEXT, doc_metadata TEXT, document_id TEXT) WITHOUT ROWID;
 """
@@ -58,8 +58,8 @@ def recover(job: Job) -> Mapping[str, Permission] | None:
         dataset, snapshot = job.dataset.manifest(), job.snapshot.manifest()
         if dataset is None or snapshot is None:
             return None
-        with state.transaction(), _tables(state):
-            _take_documents(state, job.cache, job.dataset, dataset)
+        with state.transaction():
+            _take_sound_documents(state, job.cache, job.dataset, dataset)
             _take_rejects(state, job.dataset)
             _take_sources(state, job.snapshot, snapshot)
             _record(job, dataset)
@@ -69,26 +69,21 @@ def recover(job: Job) -> Mapping[str, Permission] | None:
 
 def recover_dataset(state: State, cache: Cache, dataset: Dataset, manifest: Manifest) -> None:
     """An empty state brought to what a dataset says, without its sources: enough to load it. Raises StoreError."""
-    with state.transaction(), _tables(state):
-        _take_documents(state, cache, dataset, manifest)
+    with state.transaction():
+        _take_sound_documents(state, cache, dataset, manifest)
         _describe(state, manifest)
 
 
-@contextlib.contextmanager
-def _tables(state: State):  # type: ignore[no-untyped-def]
-    for table in ("made", "seen", "known"):
-        state.db.execute(f"DROP TABLE IF EXISTS temp.{table}")
-    for statement in _FOUND.split(";")[:-1]:
-        state.db.execute(statement)
-    yield
-
-
-def _take_documents(state: State, cache: Cache, dataset: Dataset, manifest: Manifest) -> None:
-    """Documents, points and the places of vectors. Raises StoreError where they are not what the manifest says."""
+def take_documents(state: State, dataset: Dataset, manifest: Manifest) -> None:
+    """Documents (as the table `made`), points and the places of vectors. Raises StoreError where some are damaged."""
     db = state.db
+    for table in ("made", "seen", "known"):
+        db.execute(f"DROP TABLE IF EXISTS temp.{table}")
+    for statement in _FOUND.split(";")[:-1]:
+        db.execute(statement)
     for table in ("points", "stored", "placed"):
         db.execute(f"DELETE FROM {table}")
-    columns = ["document_id", "raw_sha", "parse_key", "version", "tenant", "groups"]
+    columns = ["document_id", "raw_sha", "parse_key", "version", "source", "tenant", "groups"]
     for name, frame in dataset.documents(manifest, columns):
         _place(state, "documents", "document_id", name, frame)
         chunks = dataset.chunks(
@@ -102,18 +97,24 @@ def _take_documents(state: State, cache: Cache, dataset: Dataset, manifest: Mani
             some = of.get(row["document_id"], [])
             digest = rows.document_digest(row["document_id"], row["version"], some)
             who = json.dumps([row["tenant"], *row["groups"]])
-            made.append((*(row[name] for name in columns[:3]), row["version"], digest, len(some), who))
+            made.append((*(row[name] for name in columns[:5]), digest, len(some), who))
             points = (
                 (row["document_id"], each["nth"], each["point_id"],
                  ids.vector_key(each["embed_sha"], manifest.recipe["space"]))
                 for each in some
             )  # fmt: skip
             db.executemany("INSERT INTO points VALUES (?, ?, ?, ?)", points)
-        db.executemany("INSERT INTO made VALUES (?, ?, ?, ?, ?, ?, ?)", made)
+        db.executemany("INSERT INTO made VALUES (?, ?, ?, ?, ?, ?, ?, ?)", made)
+    db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", dataset.stored(manifest))
+
+
+def _take_sound_documents(state: State, cache: Cache, dataset: Dataset, manifest: Manifest) -> None:
+    """Raises StoreError where they are not what the manifest says."""
+    take_documents(state, dataset, manifest)
+    db = state.db
     digests = (digest for (digest,) in db.execute("SELECT digest FROM made ORDER BY document_id"))
     if rows.fingerprint(manifest.recipe, digests) != manifest.fingerprint:
         raise StoreError("the dataset is not what its fingerprint says", segments.MEND)
-    db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", dataset.stored(manifest))
     lost = "SELECT DISTINCT vector_key FROM points WHERE vector_key NOT IN (SELECT vector_key FROM stored)"
     if cache.missing_vectors([key for (key,) in db.execute(lost)]):
         raise StoreError("vectors of the dataset are missing", segments.MEND)

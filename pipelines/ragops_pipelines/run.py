@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ragops import ids
 from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.stores.manifest import Damaged
 from ragops.stores.releases import is_held, live_release, prune
-from ragops.types import Release
+from ragops.types import Permission, Release
 from ragops_pipelines import rows
 from ragops_pipelines.collect import collect
 from ragops_pipelines.dataset import Manifest
@@ -206,6 +207,49 @@ def write_data(
     state.put("snapshot_sha", ids.sha256(due["snapshot"].encode()))
     state.put("dataset_sha", ids.sha256(due["dataset"]["dataset.json"].encode()))
     return manifest
+
+
+def seal(job: Job) -> tuple[Release, bool]:
+    """A release of the dataset as it is on disk, whoever made it, live unless a rollback holds; and whether it was made
+    now. Raises StoreError where there is no whole dataset."""
+    state = job.state
+    finish(job, recovering=True)
+    permits: Mapping[str, Permission] = {}
+    if _lost(job.dataset, state, "dataset") or _lost(job.snapshot, state, "snapshot"):
+        found = recover(job)
+        if found is None:
+            raise StoreError(
+                f"snapshot and dataset in {job.dataset.folder.parent} are damaged, or do not belong together",
+                "In a clone: dvc pull, then dvc repro. Where the sources are: ragops ingest.",
+            )
+        permits = found
+    _, head = _releases(job)
+    if head is None or head.fingerprint != state.get("fingerprint"):
+        return seal_from(job, head, permits), True
+    state.put("due", {"release": head.number, "permits": permits, "upto": head.number})
+    finish(job)
+    return head, False
+
+
+def seal_from(job: Job, base: Release | None, permits: Mapping[str, Permission] | None = None) -> Release:
+    """The dataset that the state knows, as a new release; as much as fits of `base`. Permissions overlay it."""
+    state = job.state
+    manifest = job.dataset.manifest()
+    if manifest is None:
+        raise StoreError(f"there is no dataset in {job.dataset.folder}", "Run `ragops ingest`.")
+    number = state.start_run(max(job.store.numbers(), default=0) + 1)
+    state.start_work()
+    try:
+        release = _load(job, Ledger(state, job.tell), number, manifest, base, in_step=False)
+    except BaseException as error:
+        state.end_run(number, f"failed: {error}"[:500])
+        raise
+    finally:
+        state.end_work()
+    state.put("due", {"release": release.number, "permits": dict(permits or {}), "upto": release.number})
+    state.end_run(number, "recorded")
+    finish(job)
+    return release
 
 
 def compact(job: Job) -> None:

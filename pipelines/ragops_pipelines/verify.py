@@ -18,11 +18,8 @@ from ragops.errors import RagopsError, StoreError
 from ragops.stores.releases import is_held, live_release
 from ragops.types import Reader, Release
 from ragops_pipelines.dataset import Manifest
-from ragops_pipelines.finish import finish
 from ragops_pipelines.job import Event, Job
-from ragops_pipelines.ledger import Ledger
-from ragops_pipelines.load import load
-from ragops_pipelines.run import ingest
+from ragops_pipelines.run import ingest, seal_from
 
 if TYPE_CHECKING:
     from ragops.types import Vectors
@@ -132,22 +129,9 @@ def repair(job: Job, found: Verification) -> Verification:
 
 def _reload(job: Job) -> None:
     """A release of the dataset as it is, from nothing; the damaged ones leave."""
-    state, store = job.state, job.store
-    manifest = job.dataset.manifest()
-    assert manifest is not None
+    store = job.store
     damaged = [number for number in store.numbers() if store.check(number)]
-    number = state.start_run(max(store.numbers(), default=0) + 1)
-    state.start_work()
-    try:
-        release = load(job, Ledger(state, job.tell), number, manifest, None, in_step=False)
-    except BaseException as error:
-        state.end_run(number, f"failed: {error}"[:500])
-        raise
-    finally:
-        state.end_work()
-    state.put("due", {"release": release.number})
-    state.end_run(number, "recorded")
-    finish(job)
+    seal_from(job, None)
     for each in damaged:
         with contextlib.suppress(RagopsError):  # live and held: it is not ours to replace
             store.remove(each, timeout=0)

@@ -18,6 +18,7 @@ from ragops.cli import (
     releases,
     restore,
     search,
+    stage,
     status,
     store,
     verify,
@@ -39,6 +40,7 @@ app.command("init")(init.command)
 app.command("ingest")(ingest.command)
 app.command("search")(search.command)
 app.command("status")(status.command)
+app.command("stage")(stage.command)
 app.add_typer(releases.app, name="releases")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(store.app, name="store")

@@ -113,6 +113,10 @@ def print_summary(summary: Summary) -> None:
     print(f"release  {state} {summary.release}, dataset {summary.fingerprint[:12]}")
     if summary.held:
         print("note     publish it with: ragops releases publish", file=sys.stderr)
+    if summary.dvc and summary.dvc["recorded"]:
+        print(f"dvc      recorded in {summary.dvc['seconds']:.1f} s; keep it with: git commit, dvc push")
+    elif summary.dvc and summary.dvc["error"]:
+        print(f"note     DVC did not record it: {summary.dvc['error']}", file=sys.stderr)
     for name in summary.incomplete:
         print(f"note     the scan of '{name}' was not complete: nothing of it was deleted", file=sys.stderr)
     if sources["rejected"]:

@@ -15,7 +15,6 @@ def keep(kb: Path) -> dict[str, Any]:
     """What the workspace remembers that must not depend on its past: dataset, snapshot, state; rows, not segments."""
     from ragops_pipelines.dataset import Dataset
     from ragops_pipelines.snapshot import Snapshot
-    from ragops_pipelines.state import State
 
     dataset, snapshot = Dataset(kb / "data/dataset"), Snapshot(kb / "data/snapshot")
     manifest, seen = dataset.manifest(), snapshot.manifest()
@@ -26,9 +25,26 @@ def keep(kb: Path) -> dict[str, Any]:
         dataset.chunks(manifest, name).join(frame, on="document_id", how="semi")
         for name, frame in dataset.documents(manifest)
     ]
+    return {
+        "fingerprint": manifest.fingerprint,
+        "recipe": dict(manifest.recipe),
+        "space": dict(manifest.space),
+        "counts": {name: manifest.counts[name] for name in ("documents", "chunks")},
+        "documents": sorted(row for frame in documents for row in map(repr, frame.rows())),
+        "chunks": sorted(row for frame in chunks for row in map(repr, frame.rows())),
+        "snapshot": sorted(row for _, frame in snapshot.sources(seen) for row in map(repr, frame.drop("row").rows())),
+        "rejected": [tuple(row.values()) for row in dataset.rejects()],
+        **remembered(kb),
+    }
+
+
+def remembered(kb: Path) -> dict[str, Any]:
+    """What the state says."""
+    from ragops_pipelines.state import State
+
     state = State(kb / ".ragops")
     try:
-        rows = {
+        return {
             "points": state.db.execute("SELECT * FROM points ORDER BY 1, 2").fetchall(),
             "sources": [known.__repr__() for known in state.sources()],
             "rejects": [
@@ -36,20 +52,8 @@ def keep(kb: Path) -> dict[str, Any]:
                 for reject in state.rejects()
             ],
         }
-        counts = {name: manifest.counts[name] for name in ("documents", "chunks")}
     finally:
         state.db.close()
-    return {
-        "fingerprint": manifest.fingerprint,
-        "recipe": dict(manifest.recipe),
-        "space": dict(manifest.space),
-        "counts": counts,
-        "documents": sorted(row for frame in documents for row in map(repr, frame.rows())),
-        "chunks": sorted(row for frame in chunks for row in map(repr, frame.rows())),
-        "snapshot": sorted(row for _, frame in snapshot.sources(seen) for row in map(repr, frame.drop("row").rows())),
-        "rejected": [tuple(row.values()) for row in dataset.rejects()],
-        **rows,
-    }
 
 
 def whole(kb: Path, *, newest: bool = True) -> list[str]:

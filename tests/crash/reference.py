@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.children import forked
-from tests.crash.layout import keep, named, strays, whole
+from tests.crash.layout import keep, named, remembered, strays, whole
 from tests.crash.readers import Look, differences, look
 from tests.crash.scenarios import SCENARIOS, Scenario, copy, ragops
+
+PROMISED = (*(f"{part}/manifest.json" for part in ("documents", "chunks", "vectors")), "snapshot.json", "LIVE")
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ def prepare(place: Path, name: str) -> dict[str, Any]:
         scenario.prepare(place)
         before, after = look(place / "template"), look(place / "clean")
         assert after is not None
-        known = set() if before is None else {row[3] for row in keep(place / "template")["points"]}
+        known = set() if before is None else {row[3] for row in remembered(place / "template")["points"]}
         kept = keep(place / "clean")
         return Reference(before, after, kept, len({row[3] for row in kept["points"]} - known))
 
@@ -63,7 +65,7 @@ def _uninterrupted(
     from tests.injector import Injector, Listing, PowerLoss, Step
 
     def listed() -> Any:
-        listing, power = Listing(), PowerLoss(kb, named, ("dataset.json", "snapshot.json", "LIVE"))
+        listing, power = Listing(), PowerLoss(kb, named, PROMISED)
 
         def both(step: Step) -> None:
             listing(step)

@@ -153,7 +153,7 @@ def _prepare_repair(place: Path) -> None:
 def _prepare_damage(place: Path) -> None:
     """A file of the dataset is damaged."""
     _two_releases(place)
-    file = next((place / "template/data/dataset/documents").iterdir())
+    file = next((place / "template/data/dataset/documents").glob("*.parquet"))
     file.write_bytes(file.read_bytes()[:-10] + bytes(10))
 
 
