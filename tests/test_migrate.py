@@ -17,7 +17,7 @@ from ragops.stores.edge import EdgeStore
 from ragops.stores.transfer import same, transfer
 from ragops.types import Store
 from ragops.workspace import Workspace
-from tests.conftest import Result, answer, settle
+from tests.conftest import Result, answer, copy, settle
 from tests.store_contract import answers, everything, pairs, point, release, vector
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact")
@@ -31,11 +31,31 @@ def local() -> Store:
     return QdrantStore(QdrantClient(":memory:"))
 
 
+@pytest.fixture(scope="module")
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = EdgeStore(tmp_path_factory.mktemp("filled") / "store")
+    fill(store)
+    return store.root
+
+
+@pytest.fixture
+def edge_pair(_filled: Path, tmp_path: Path) -> tuple[EdgeStore, EdgeStore]:
+    """A filled store, and an empty one."""
+    copy(_filled, tmp_path / "source")
+    return EdgeStore(tmp_path / "source"), EdgeStore(tmp_path / "target")
+
+
 @pytest.fixture(params=["edge to edge", "edge to local", "local to edge"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Store, Store]:
-    made = {"edge": lambda name: EdgeStore(tmp_path / name), "local": lambda name: local()}
-    a, b = request.param.split(" to ")
-    return made[a]("source"), made[b]("target")
+def stores(request: pytest.FixtureRequest, edge_pair: tuple[EdgeStore, EdgeStore]) -> tuple[Store, Store]:
+    """A filled store, and an empty one."""
+    source, target = edge_pair
+    if request.param == "edge to local":
+        return source, local()
+    if request.param == "local to edge":
+        full = local()
+        fill(full)
+        return full, target
+    return source, target
 
 
 def fill(store: Store) -> None:
@@ -55,7 +75,6 @@ def assert_same(a: Store, b: Store, number: int) -> None:
 
 def test_everything_goes_along(stores: tuple[Store, Store]) -> None:
     source, target = stores
-    fill(source)
     before = source.releases()
     told: list[tuple[str, int, int]] = []
     done = transfer(source, target, name="the target", tell=lambda *event: told.append(event))
@@ -75,9 +94,8 @@ def test_everything_goes_along(stores: tuple[Store, Store]) -> None:
     assert all(done <= total for _, done, total in told)
 
 
-def test_the_second_release_costs_its_difference(tmp_path: Path) -> None:
-    source, target = EdgeStore(tmp_path / "a"), EdgeStore(tmp_path / "b")
-    fill(source)
+def test_the_second_release_costs_its_difference(edge_pair: tuple[EdgeStore, EdgeStore]) -> None:
+    source, target = edge_pair
     transfer(source, target, name="the target")
     assert target.work(2)["added"] == 4
     assert target.work(2)["deleted"] == 3
@@ -86,7 +104,6 @@ def test_the_second_release_costs_its_difference(tmp_path: Path) -> None:
 
 def test_it_goes_on_where_it_stopped(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = stores
-    fill(source)
     copy = transfer_module._copy
 
     def dies(source: Store, target: Store, release: Any, *rest: Any) -> int:
@@ -110,7 +127,6 @@ def test_it_goes_on_where_it_stopped(stores: tuple[Store, Store], monkeypatch: p
 
 def test_what_is_no_longer_kept_leaves_the_target(stores: tuple[Store, Store]) -> None:
     source, target = stores
-    fill(source)
     transfer(source, target, name="the target")
     source.remove(1)
     source.publish(5)
@@ -121,7 +137,6 @@ def test_what_is_no_longer_kept_leaves_the_target(stores: tuple[Store, Store]) -
 
 def test_another_knowledge_base_is_refused_by_name(stores: tuple[Store, Store]) -> None:
     source, target = stores
-    fill(source)
     target.write(release(2, 1, created="2025-01-01T00:00:00+00:00"), base=None, delete=[], add=pairs(7))
     with pytest.raises(UsageError, match=r"the shelf holds another knowledge base: its release 2 of 2025-01-01"):
         transfer(source, target, name="the shelf")
@@ -138,9 +153,8 @@ def test_one_that_shares_no_release_is_refused_unless_it_was_made_here(tmp_path:
     assert transfer(source, target, name="the target", ours=lambda found: found.number == 3).removed == [3]
 
 
-def test_a_target_that_is_ahead_is_refused(tmp_path: Path) -> None:
-    source, target = EdgeStore(tmp_path / "a"), EdgeStore(tmp_path / "b")
-    fill(source)
+def test_a_target_that_is_ahead_is_refused(edge_pair: tuple[EdgeStore, EdgeStore]) -> None:
+    source, target = edge_pair
     transfer(source, target, name="the target")
     target.write(release(9, 1), base=None, delete=[], add=pairs(1))
     target.publish(9)
@@ -150,10 +164,9 @@ def test_a_target_that_is_ahead_is_refused(tmp_path: Path) -> None:
     assert (done.removed, done.live) == ([9], 2)
 
 
-def test_a_damaged_source_is_not_copied(tmp_path: Path) -> None:
-    source, target = EdgeStore(tmp_path / "a"), EdgeStore(tmp_path / "b")
-    fill(source)
-    file = tmp_path / "a/main/releases/00000002/points.parquet"
+def test_a_damaged_source_is_not_copied(edge_pair: tuple[EdgeStore, EdgeStore]) -> None:
+    source, target = edge_pair
+    file = source.root / "main/releases/00000002/points.parquet"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 255
     file.write_bytes(data)

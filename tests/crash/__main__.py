@@ -18,10 +18,12 @@ from tests.crash.trials import Trial, attempt
 def _warm() -> None:
     """Import what a run and a look import, and use nothing of it."""
     for name in (
-        "numpy", "polars", "qdrant_edge", "ragops.cli", "ragops.embedders.export", "ragops.embedders.hashed",
-        "ragops.retrieval.search", "ragops.stores.batches", "ragops.stores.edge", "ragops.stores.edge_process",
-        "ragops.stores.edge_reader", "ragops.workspace", "ragops_connectors", "ragops_pipelines.embed",
-        "ragops_pipelines.load", "ragops_pipelines.parse", "ragops_pipelines.run",
+        "email.parser", "numpy", "numpy.ma", "polars", "qdrant_edge", "ragops.cli", "ragops.cli.progress",
+        "ragops.embedders.export", "ragops.embedders.hashed", "ragops.embedders.packed", "ragops.retrieval.search",
+        "ragops.sources", "ragops.stores.batches", "ragops.stores.edge", "ragops.stores.edge_process",
+        "ragops.stores.edge_reader", "ragops.templates", "ragops.workspace", "ragops_connectors.files",
+        "ragops_connectors.media", "ragops_pipelines.embed", "ragops_pipelines.load", "ragops_pipelines.parse",
+        "ragops_pipelines.run", "ragops_pipelines.snapshot", "yaml",
     ):  # fmt: skip
         importlib.import_module(name)
 
