@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,16 @@ def show(root: Path, rev: str, path: str) -> bytes:
             f"Commit what an ingest writes: git add {DATASET} dvc.lock {SNAPSHOT}.dvc && git commit",
         )
     return found.stdout
+
+
+def fingerprint(root: Path, rev: str) -> str:
+    """Of the dataset that stood at a revision. Raises UsageError, VersioningError."""
+    try:
+        return str(json.loads(show(root, rev, DATASET))["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise VersioningError(
+            f"{DATASET} at revision {rev!r} cannot be read: {error}", "Ask another revision."
+        ) from error
 
 
 def fetch(root: Path, rev: str, path: str, to: Path) -> None:

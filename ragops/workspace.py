@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ragops import config, durable, ids, lock
-from ragops.errors import RagopsError, UsageError
+from ragops.errors import RagopsError, StoreError, UsageError
 from ragops.stores import open_store
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 EMBEDDED = "embedded"  # the name of the store in the workspace, where a server's address could stand
+REVISIONS = "revisions"  # below .ragops: what old revisions answer, as far as it was asked
+REVISIONS_KEPT = 5
 FULL = 1 << 20  # bytes; with less than this free, a failing write failed for want of space
 
 
@@ -45,6 +47,7 @@ class Workspace:
         self.data = root / "data"
         self._readers: dict[int | None, Reader] = {}
         self._encoders: dict[str, Embedder] = {}
+        self._revisions: dict[Path, Reader] = {}
         self._stores: dict[config.StoreSettings, Store] = {}
 
     # ------------------------------------------------------------------ making and finding
@@ -83,9 +86,10 @@ class Workspace:
         self.close()
 
     def close(self) -> None:
-        for reader in self._readers.values():
+        for reader in (*self._readers.values(), *self._revisions.values()):
             reader.close()
         self._readers.clear()
+        self._revisions.clear()
 
     # ------------------------------------------------------------------ parts
     @property
@@ -341,6 +345,7 @@ class Workspace:
             before = sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
             compact(job)
             freed = before - sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
+            self._forget_revisions()
             found = collect(job)
             return replace(found, bytes=found.bytes + max(0, freed))
 
@@ -434,14 +439,21 @@ class Workspace:
     # ------------------------------------------------------------------ asking
     def search(
         self, query: str, k: int | None = None, *, filter: Filter | None = None, release: int | None = None,
-        exact: bool = False,
+        rev: str | None = None, exact: bool = False,
     ) -> Results:  # fmt: skip
-        """The `k` best passages for a query in the live release, or in a kept one. Raises UsageError, StoreError."""
+        """The `k` best passages for a query in the live release, or in a kept one, or in what stood at a revision of
+        git. Raises UsageError, StoreError, VersioningError."""
         from ragops.retrieval.search import search
 
-        reader = self.reader(release)
+        if rev is not None:
+            if release is not None:
+                raise UsageError("a release and a revision are asked at once", "Give one of --release and --rev.")
+            release = self._kept_at(rev)
+        reader = self.reader(release) if rev is None or release is not None else self._reader_at(rev)
         encoder = self.encoder(reader.release)
-        return search(reader, encoder, query, k=self.settings.search.k if k is None else k, filter=filter, exact=exact)
+        k = self.settings.search.k if k is None else k
+        results = search(reader, encoder, query, k=k, filter=filter, exact=exact)
+        return replace(results, release=release, revision=rev) if rev is not None else results
 
     def diff(
         self, a: int | None = None, b: int | None = None, query: str | None = None, *, k: int | None = None,
@@ -484,12 +496,64 @@ class Workspace:
 
         space = release.space.fingerprint
         if space not in self._encoders:
-            self._encoders[space] = load_query_encoder(self.data / "models" / ids.short(space), space)
+            places = (self.data, *(self.local / REVISIONS).glob("*"))  # an old revision may have another model
+            folders = [place / "models" / ids.short(space) for place in places]
+            found = next((folder for folder in folders if folder.is_dir()), folders[0])
+            self._encoders[space] = load_query_encoder(found, space)
         return self._encoders[space]
+
+    # ------------------------------------------------------------------ what stood at a revision
+    def _kept_at(self, rev: str) -> int | None:
+        """The newest kept release that was made of the dataset of a revision, if there is one."""
+        from ragops.versioning import fingerprint
+
+        wanted = fingerprint(self.root, rev)
+        made = (release.number for release in self.store.releases() if release.fingerprint == wanted)
+        return max((number for number in made if self.store.opens(number)), default=None)
+
+    def _reader_at(self, rev: str) -> Reader:
+        """A reader of the dataset of a revision, which is fetched and loaded once into a cache of a few."""
+        from ragops import versioning
+        from ragops_pipelines import revision
+        from ragops_pipelines.ledger import all_permissions
+
+        wanted = versioning.fingerprint(self.root, rev)
+        place = self.local / REVISIONS / ids.short(wanted)
+        durable.make_folder(place.parent)
+        with lock.hold(self.local / f"{REVISIONS}.lock", wait=600):
+            if not place.is_dir():
+                settings = config.parse(versioning.show(self.root, rev, config.FILE).decode())
+                with TemporaryDirectory(dir=place.parent) as draft:
+                    folder = Path(draft)
+                    for name in ("dataset", "models"):
+                        versioning.fetch(self.root, rev, f"data/{name}", folder / name)
+                    release = revision.build(folder, settings, lambda event: None)
+                    if release.fingerprint != wanted:
+                        raise StoreError(f"the dataset at {rev} is not the one that git names", "See: dvc status")
+                    shutil.rmtree(folder / "dataset")
+                    for file in folder.glob("*.db*"):
+                        file.unlink()
+                    folder.rename(place)
+                    folder.mkdir()  # for what removes it
+                self._forget_revisions(keep=REVISIONS_KEPT)
+            os.utime(place)
+            with self.state() as state:
+                revision.permit(place, all_permissions(state))
+        if place not in self._revisions:
+            self._revisions[place] = revision.store_of(place).open(revision.NUMBER)
+        return self._revisions[place]
+
+    def _forget_revisions(self, keep: int = 0) -> None:
+        """Remove all but the `keep` of them that were asked last."""
+        places = sorted((self.local / REVISIONS).glob("*"), key=lambda place: place.stat().st_mtime)
+        for place in places[: len(places) - keep]:
+            shutil.rmtree(place)
 
     # ------------------------------------------------------------------ knowing
     def status(self) -> dict[str, Any]:
         """Where the workspace stands. Loads no engine and no model."""
+        from ragops.versioning import dvc_root, git_root, lacking
+
         live = self.store.live()
         with self.state() as state:
             last = state.last_run()
@@ -506,6 +570,11 @@ class Workspace:
             "releases": [release.number for release in self.store.releases()],
             "sources": sources,
             "last_run": last,
+            "versioning": {
+                "git": git_root(self.root) is not None,
+                "dvc": dvc_root(self.root) is not None,
+                "lacking": lacking(self.root),
+            },
             "disk": {
                 name: _disk(path)
                 for name, path in (
@@ -513,6 +582,7 @@ class Workspace:
                     ("dataset", self.data / "dataset"),
                     ("models", self.data / "models"),
                     ("store", self.local / "store"),
+                    ("revisions", self.local / REVISIONS),
                     ("cache", self.local / "cache.db"),
                     ("state", self.local / "state.db"),
                 )

@@ -92,8 +92,9 @@ def _ingest(job: Job) -> Summary:
         permits = recover(job)
         if permits is not None:
             ledger.recovered, dataset_lost, snapshot_lost = permits, False, False
-            _know_recipe(job)
     anew = job.options.rebuild or dataset_lost or snapshot_lost
+    if not anew and state.get("recipe_token") is None and state.get("recipe"):
+        _know_recipe(job)
     with ledger.timed("scan"):
         changes, _ = _compare(job, whole=job.options.rebuild or snapshot_lost)
     ledger.changes = changes

@@ -24,6 +24,9 @@ def command(
     release: Annotated[
         int | None, typer.Option("--release", help="Ask a kept release instead of the live one.")
     ] = None,
+    rev: Annotated[
+        str | None, typer.Option("--rev", help="Ask what stood at a revision of git: a commit, a tag, HEAD~1.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -34,11 +37,12 @@ def command(
       ragops search "what happens to a file that cannot be parsed?"
       ragops search "invoices" -k 3 -f source=docs -f meta.lang=en
       ragops search "invoices" -f '{"page": {"gte": 10}}' --json
+      ragops search "invoices" --rev v1.2
     """
     from ragops.workspace import Workspace
 
     with Workspace.open(workspace) as found:
-        results = found.search(query, k, filter=parse_filter(filter or []), release=release, exact=exact)
+        results = found.search(query, k, filter=parse_filter(filter or []), release=release, rev=rev, exact=exact)
     if json:
         print_json(results.as_dict())
         return
@@ -52,7 +56,10 @@ def command(
         )
     if not results.hits:
         print("no passage matches" + (" the filter" if filter else ""))
-    print(f"release {results.release}")
+    if results.revision is not None:
+        print(f"revision {results.revision}" + (f", release {results.release}" if results.release else ""))
+    else:
+        print(f"release {results.release}")
 
 
 def _citation(hit: Hit) -> str:

@@ -35,4 +35,6 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
         print(
             f"last run   {last['number']} of {last['started']}: {last['outcome'] or 'not ended (running, or killed)'}"
         )
+    for missing in status["versioning"]["lacking"]:
+        print(f"without    {missing}")
     print("disk       " + ", ".join(f"{name} {size(count)}" for name, count in status["disk"].items()))

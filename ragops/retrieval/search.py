@@ -32,14 +32,17 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Hits of one query, best first, and the release that gave them."""
+    """Hits of one query, best first, and the release that gave them: None where a revision was asked of which none is
+    kept."""
 
-    release: int
+    release: int | None
     query: str
     hits: tuple[Hit, ...]
+    revision: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"release": self.release, "query": self.query, "hits": [asdict(hit) for hit in self.hits]}
+        asked = {"revision": self.revision} if self.revision is not None else {}
+        return {"release": self.release, **asked, "query": self.query, "hits": [asdict(hit) for hit in self.hits]}
 
 
 def search(
