@@ -93,6 +93,7 @@ class SourceSettings:
     connector: str
     options: Mapping[str, Any]
     where: Where
+    keep_bytes: bool = True  # in the snapshot; `snapshot: manifest` for a source that is versioned itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +220,17 @@ def _sources(value: Any, where: Where) -> tuple[SourceSettings, ...]:
             raise ConfigError(f"{here}: a source takes keys (name, connector, ...), not {_kind(item)}")
         options = dict(item)
         name, connector = options.pop("name", None), options.pop("connector", "files")
+        snapshot = options.pop("snapshot", "bytes")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
             place = here.at("name") if name else here
             raise ConfigError(f"{place}: a source needs a name of letters, digits, '-', '_' and '.', not {name!r}")
         if not isinstance(connector, str):
             raise ConfigError(f"{here.at('connector')}: 'connector' takes text, not {_kind(connector)}")
+        if snapshot not in ("bytes", "manifest"):
+            raise ConfigError(f"{here.at('snapshot')}: 'snapshot' is bytes or manifest, not {snapshot!r}")
         if name in found:
             raise ConfigError(f"{here.at('name')}: two sources are named '{name}'; names must differ")
-        found[name] = SourceSettings(name, connector, options, here)
+        found[name] = SourceSettings(name, connector, options, here, snapshot == "bytes")
     return tuple(found.values())
 
 

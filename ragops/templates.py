@@ -17,6 +17,7 @@ sources: []
 #    exclude: ["drafts/**"]
 #    tenant: acme              # permissions that every document of this source carries
 #    groups: [staff]
+#    snapshot: bytes           # manifest: keep no copy of the bytes, as they are versioned where they come from
 
 parse:
   workers: 0                   # parser processes; 0: one per core

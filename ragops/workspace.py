@@ -211,7 +211,8 @@ class Workspace:
                 settings=self.settings,
                 connectors=connectors,
                 dropped=sorted(known - configured),
-                source_settings={s.name: ids.sha256(repr((s.connector, _plain(s.options))).encode()) for s in sources},
+                source_settings={s.name: _digest(s) for s in sources},
+                keep_bytes={s.name: s.keep_bytes for s in self.settings.sources},
                 state=state,
                 cache=cache,
                 snapshot=Snapshot(self.data / "snapshot"),
@@ -226,7 +227,7 @@ class Workspace:
         from ragops_connectors import build, connector_settings
 
         kind: type[Any] = connector_settings(source.connector)
-        settings: Any = config.bind(kind, source.options, source.where, also=("name", "connector"))
+        settings: Any = config.bind(kind, source.options, source.where, also=("name", "connector", "snapshot"))
         return build(source.connector, source.name, self.root, settings, subtree=subtree)
 
     def _sources(self, path: str | os.PathLike[str] | None, *, add: bool) -> tuple[list[config.SourceSettings], str]:
@@ -525,11 +526,13 @@ class Workspace:
                 settings = config.parse(versioning.show(self.root, rev, config.FILE).decode())
                 with TemporaryDirectory(dir=place.parent) as draft:
                     folder = Path(draft)
-                    for name in ("dataset", "models"):
-                        versioning.fetch(self.root, rev, f"data/{name}", folder / name)
+                    versioning.fetch(self.root, rev, "data/dataset", folder / "dataset")
                     release = revision.build(folder, settings, lambda event: None)
                     if release.fingerprint != wanted:
                         raise StoreError(f"the dataset at {rev} is not the one that git names", "See: dvc status")
+                    model = f"models/{ids.short(release.space.fingerprint)}"
+                    if not (self.data / model).is_dir():
+                        versioning.fetch(self.root, rev, f"data/{model}", folder / model)
                     shutil.rmtree(folder / "dataset")
                     for file in folder.glob("*.db*"):
                         file.unlink()
@@ -623,6 +626,11 @@ def _teller(progress: Callable[[Event], None] | None) -> Callable[[str, int, int
     from ragops_pipelines.job import Event
 
     return lambda stage, done, total: progress(Event(stage, done, total)) if progress else None
+
+
+def _digest(source: config.SourceSettings) -> str:
+    value = (source.connector, _plain(source.options), *(() if source.keep_bytes else ("manifest",)))
+    return ids.sha256(repr(value).encode())
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -489,3 +490,42 @@ def test_the_summary_adds_up(workspace: Workspace, corpus: Path) -> None:
     (corpus / "data.csv").unlink()
     check(workspace.ingest())
     check(workspace.ingest())
+
+
+def test_a_source_that_is_versioned_itself_leaves_no_bytes_in_the_snapshot(
+    workspace: Workspace, corpus: Path, tmp_path: Path
+) -> None:
+    workspace.ingest(corpus)
+    objects = workspace.data / "snapshot/objects"
+    assert list(objects.iterdir())
+    first = keep(workspace.root)
+    params = workspace.root / "params.yaml"
+    params.write_text(
+        params.read_text().replace("\n    connector: files", "\n    connector: files\n    snapshot: manifest")
+    )
+    workspace = Workspace.open(workspace.root)
+    assert workspace.ingest().vectors["computed"] == 0
+    assert not list(objects.iterdir())
+    assert workspace.verify().ok
+    assert workspace.ingest().noop
+    small_chunks = params.read_text().replace("size: null", "size: 40")
+    params.write_text(small_chunks)
+    shutil.rmtree(workspace.local / "store")
+    (workspace.local / "cache.db").unlink()
+    workspace = Workspace.open(workspace.root)
+    workspace.ingest()  # texts come from the dataset
+    params.write_text(small_chunks.replace("size: 40", "size: null").replace("\n    snapshot: manifest", ""))
+    workspace = Workspace.open(workspace.root)
+    workspace.ingest()
+    again = keep(workspace.root)
+    assert {name: again[name] for name in ("documents", "chunks", "snapshot", "fingerprint")} == {
+        name: first[name] for name in ("documents", "chunks", "snapshot", "fingerprint")
+    }
+    assert workspace.verify().ok
+
+
+def test_an_unknown_kind_of_snapshot_is_told(workspace: Workspace) -> None:
+    params = workspace.root / "params.yaml"
+    params.write_text(params.read_text().replace("sources: []", "sources: [{name: a, path: a, snapshot: none}]"))
+    with pytest.raises(UsageError, match="bytes or manifest"):
+        Workspace.open(workspace.root)

@@ -99,24 +99,28 @@ def _fetched(
             ledger.reject(reason, before, entry)
             continue
         ledger.bytes_read += len(source.data)
-        known = _known(connector, entry, source, before)
+        known = _known(connector, entry, source, before, kept=job.keep_bytes[connector.name])
         if before is not None and not everything and _same(before, known) and entry.uri not in job.options.retry:
             before.token, before.settled, before.container = known.token, known.settled, known.container
+            if known.kept and not before.kept:
+                job.snapshot.stage(job.state, known.raw_sha or "", source.data)
+            before.kept = known.kept
             ledger.read(before)  # touched only
             continue
-        job.snapshot.stage(job.state, known.raw_sha or "", source.data)
+        if known.kept:
+            job.snapshot.stage(job.state, known.raw_sha or "", source.data)
         if job.cache.has_parse(known.parse_key or ""):
             remembered.append(known)
         else:
             yield known, source.data, source.media_type, source.encoding
 
 
-def _known(connector: Connector, entry: Entry, source: Source, before: Known | None) -> Known:
+def _known(connector: Connector, entry: Entry, source: Source, before: Known | None, *, kept: bool) -> Known:
     raw_sha = ids.sha256(source.data)
     key = ids.parse_key(raw_sha, source.media_type, source.encoding, parser_fingerprint(source.media_type))
     known = Known(
         entry.uri, connector.name, source.token, source.settled, entry.container, raw_sha, len(source.data),
-        source.media_type, source.encoding, metadata_to_json(source.metadata), key, False,
+        source.media_type, source.encoding, metadata_to_json(source.metadata), key, False, kept,
     )  # fmt: skip
     if before is not None:  # what it serves until the new content has passed
         for name in SERVED:
@@ -152,7 +156,7 @@ def _unread(
         parsed = job.cache.parse(known.doc_parse_key or "")
         if parsed is not None:
             yield current, parsed
-        elif anew:
+        elif anew and known.kept:
             yield current, _parsed_again(job, pool, known)
         else:
             forgotten[known.document_id] = current

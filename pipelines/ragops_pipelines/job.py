@@ -49,6 +49,7 @@ class Job:
     connectors: Sequence[Connector]
     dropped: Collection[str]  # sources that were configured once and are no more
     source_settings: Mapping[str, str]  # source name -> hash of its settings
+    keep_bytes: Mapping[str, bool]  # source name -> whether the snapshot keeps its bytes
     state: State
     cache: Cache
     snapshot: Snapshot

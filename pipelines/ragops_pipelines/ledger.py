@@ -76,7 +76,7 @@ class Ledger:
         """Whether snapshot or dataset will look different: more than change tokens is new."""
         row = self.state.db.execute(
             "SELECT count(*) FROM work.updated u LEFT JOIN sources s USING (uri) WHERE s.uri IS NULL"
-            " OR s.raw_sha IS NOT u.raw_sha OR s.rejected IS NOT u.rejected OR s.metadata IS NOT u.metadata"
+            " OR (s.raw_sha, s.rejected, s.metadata, s.kept) IS NOT (u.raw_sha, u.rejected, u.metadata, u.kept)"
         ).fetchone()
         return bool(row[0] or self.changes.removed)
 

@@ -39,7 +39,7 @@ def build(folder: Path, settings: Settings, tell: Progress) -> Release:
         recover_dataset(state, cache, dataset, manifest)
         job = Job(
             settings=Settings(chunk=settings.chunk, embed=settings.embed, store=StoreSettings()),
-            connectors=(), dropped=(), source_settings={}, state=state, cache=cache,
+            connectors=(), dropped=(), source_settings={}, keep_bytes={}, state=state, cache=cache,
             snapshot=Snapshot(folder / "snapshot"), dataset=dataset, store=store, models=folder / "models",
             options=Options(), tell=tell,
         )  # fmt: skip

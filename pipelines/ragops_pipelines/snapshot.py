@@ -208,7 +208,8 @@ class Snapshot:
             ]
             if not found or not len(found[0]):
                 raise StoreError(
-                    f"the snapshot has no object {ids.short(sha)}", "Run `ragops ingest` to read it again."
+                    f"the snapshot has no bytes {ids.short(sha)} (it keeps none of a source with `snapshot: manifest`)",
+                    "Where the sources are, run `ragops ingest`: it reads them again.",
                 )
             data = found[0][0]
         if ids.sha256(data) != sha:
