@@ -322,7 +322,7 @@ def _check(file: Path, new: Path, head: Mapping[str, Any], to: str | None, *, re
         raise UsageError(f"{file} has no {config.FILE}", "Take another backup. Nothing was changed.")
     text = where.read_text("utf-8")
     if to is not None:
-        text = params.with_store_url(text, None if to == "embedded" else to)
+        text = params.with_store_url(text, params.destination(to))
         where.write_text(text, "utf-8")
     settings = config.parse(text)
     refuse_newer(new, settings)

@@ -234,6 +234,11 @@ def _sources(value: Any, where: Where) -> tuple[SourceSettings, ...]:
     return tuple(found.values())
 
 
+def is_address(text: str) -> bool:
+    """Whether it names a server by a scheme, a port, or both, and nothing secret."""
+    return re.fullmatch(r"(https?://[^\s/@]+|([^\s/@:]+|\[[0-9A-Fa-f:]+\]):[0-9]+)(/.*)?", text) is not None
+
+
 def _check_ranges(settings: Settings, where: Where) -> None:
     checks = [
         (("parse", "workers"), 0 <= settings.parse.workers <= 256, "0 to 256"),
@@ -244,8 +249,9 @@ def _check_ranges(settings: Settings, where: Where) -> None:
         (("release", "keep"), settings.release.keep >= 1, "at least 1"),
         (("release", "max_delete"), 0 <= settings.release.max_delete <= 1, "a share from 0 to 1"),
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),
-        (("store", "url"), "@" not in (settings.store.url or "").rpartition("://")[2].partition("/")[0],
-         "an address without a name and password in it; a key comes from the environment, see store.api_key"),
+        (("store", "url"), settings.store.url is None or is_address(settings.store.url),
+         "a server's address such as http://localhost:6333, without a name and password (a key comes from the"
+         " environment, see store.api_key), or null for the embedded store"),
         (("store", "collection"), bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", settings.store.collection)),
          "letters, digits, '-' and '_'"),
         (("store", "collection"), settings.store.url is None or "--" not in settings.store.collection,

@@ -102,7 +102,7 @@ def _server(settings: StoreSettings) -> Iterator[Check]:
             "If nobody else made them, they can be removed there.",
         )
     if found.writer is not None:
-        yield Check("server writer", "note", f"{found.writer} holds the lease", "Another ingest waits until it ends.")
+        yield Check("server writer", "note", f"{found.writer} holds the lease", "Others are refused until it ends.")
 
 
 def _workspace(root: Path) -> Iterator[Check]:

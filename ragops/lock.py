@@ -28,8 +28,8 @@ def hold(file: Path, wait: float) -> Iterator[bool]:
                 if time.monotonic() >= deadline:
                     holder = os.pread(lock, 64, 0).decode("ascii", "replace").strip() or "unknown"
                     raise Locked(
-                        f"another ingest works on {file.parent.parent} (process {holder})",
-                        "Wait for it to end, or let this one wait: ragops ingest --wait 600",
+                        f"another command works on {file.parent.parent} (process {holder})",
+                        "Wait for it to end, or let this one wait: --wait 600",
                     ) from None
                 time.sleep(0.1)
         died = bool(os.pread(lock, _WIDTH + 1, 0).strip())  # who ends without an error takes its name away

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ragops_pipelines.verify import Verification
 
 
-EMBEDDED = "embedded"  # the name of the store in the workspace, where a server's address could stand
 REVISIONS = "revisions"  # below .ragops: what old revisions answer, as far as it was asked
 REVISIONS_KEPT = 5
 FULL = 1 << 20  # bytes; with less than this free, a failing write failed for want of space
@@ -54,17 +53,7 @@ class Workspace:
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None) -> Workspace:
         """The workspace at `path`, or the nearest one upwards from the current folder. Raises UsageError."""
-        root = find(Path(path) if path is not None else None)
-        if root is None:
-            where = Path(path).absolute() if path is not None else Path.cwd()
-            if (where / ".ragops-restore" / "READY").exists():
-                raise UsageError(
-                    f"a restore in {where} was stopped at its end", "Run the same `ragops restore` again: it goes on."
-                )
-            raise UsageError(
-                f"no workspace (no {config.FILE}) in {where}" + ("" if path is not None else " or above it"),
-                "Make one with `ragops init`, or ingest a folder right away: ragops ingest ./docs",
-            )
+        root = locate(Path(path) if path is not None else None)
         return cls(root, config.load(root / config.FILE))
 
     @classmethod
@@ -125,7 +114,7 @@ class Workspace:
     ) -> Summary:
         """Bring the live release to what the sources say now; without a change, do nothing.
 
-        `path` adds (or reuses) a source and limits the run to it. `wait`: seconds to wait for another ingest.
+        `path` adds (or reuses) a source and limits the run to it. `wait`: seconds to wait for another writer.
         Raises RagopsError; the live release is then as it was.
         """
         from ragops_pipelines.job import Options
@@ -366,7 +355,7 @@ class Workspace:
         with self._locked(wait):
             self.settings = config.load(file)
             store = self.settings.store
-            url = None if to == EMBEDDED else to
+            url = params.destination(to)
             text = params.with_store_url(file.read_text("utf-8"), url)
             if url == store.url:
                 raise UsageError(
@@ -605,6 +594,22 @@ def find(path: Path | None) -> Path | None:
         return path if (path / config.FILE).is_file() else None
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / config.FILE).is_file()), None)
+
+
+def locate(path: Path | None) -> Path:
+    """What `find` finds. Raises UsageError where there is no workspace."""
+    root = find(path)
+    if root is not None:
+        return root
+    where = path.absolute() if path is not None else Path.cwd()
+    if (where / ".ragops-restore" / "READY").exists():
+        raise UsageError(
+            f"a restore in {where} was stopped at its end", "Run the same `ragops restore` again: it goes on."
+        )
+    raise UsageError(
+        f"no workspace (no {config.FILE}) in {where}" + ("" if path is not None else " or above it"),
+        "Make one with `ragops init`, or ingest a folder right away: ragops ingest ./docs",
+    )
 
 
 def _described(release: Release, live: int | None, held: bool) -> dict[str, Any]:

@@ -129,6 +129,9 @@ def test_plan_says_what_would_be_done(kb: Path, ragops: Run) -> None:
         (["ingest"], 2, "no workspace"),
         (["search", "x"], 2, "no workspace"),
         (["status", "-w", "nowhere"], 2, "no workspace"),
+        (["doctor", "-w", "nowhere"], 2, "no workspace"),
+        (["migrate", "--plan"], 2, "no workspace"),
+        (["ingest", "--wait", "-1"], 2, "--wait"),
         (["ingest", "--nonsense"], 2, "--nonsense"),
         (["serach", "x"], 2, "serach"),
         (["search"], 2, "QUERY"),
@@ -257,6 +260,7 @@ def test_two_ingests_at_once(kb: Path, ragops: Run) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         result = ragops("ingest", "-w", kb)
+        assert "another command works on" in result.stderr
         assert result.returncode == 3
         assert f"process {holder.pid}" in result.stderr
         assert "--wait" in result.stderr

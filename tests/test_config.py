@@ -32,6 +32,8 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("release:\n  max_delete: 2\n", 2, "a share from 0 to 1"),
         ("store:\n  url: https://me:secret@qdrant:6333/x\n", 2, "without a name and password"),
         ("store:\n  url: me:secret@qdrant:6333\n", 2, "without a name and password"),
+        ("store:\n  url: embedded\n", 2, "or null for the embedded store"),
+        ("store:\n  url: ''\n", 2, "such as http://localhost:6333"),
         ("chunk: 3\n", 1, "'chunk' takes keys, not a whole number"),
         ("sources: docs\n", 1, "'sources' takes a list, not text"),
         ("sources:\n  - path: x\n", 2, "a source needs a name"),
@@ -51,6 +53,13 @@ def test_what_is_wrong_is_said_with_its_line(text: str, line: int | None, says: 
     if line is not None:
         assert caught.value.message.startswith(f"params.yaml:{line}: ")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:6333", "https://x.cloud.example.org", "qdrant:6333", "[::1]:6333", "http://host/a/b?c=d"]
+)
+def test_addresses_of_servers(url: str) -> None:
+    assert parse(f"store: {{url: '{url}'}}").store.url == url
 
 
 def test_options_of_a_connector_are_as_strict() -> None:

@@ -335,3 +335,7 @@ def test_on_the_command_line(ragops: Callable[..., Result], workspace: Workspace
     assert found.returncode in (2, 3)
     assert "127.0.0.1:9" in answer(found)["error"]["message"]
     assert "url:" not in (workspace.root / "params.yaml").read_text().replace("# url:", "")
+    for wrong in ("nonsense", "", "ftp://host", "http://me:secret@host:6333"):
+        found = ragops("store", "migrate", "--to", wrong, "-w", workspace.root)
+        assert found.returncode == 2
+        assert f'{wrong!r} is neither the address of a Qdrant server nor "embedded"' in found.stderr

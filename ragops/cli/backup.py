@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json, size
+from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json, releases_line, size
 
 
 def command(
@@ -35,8 +35,7 @@ def command(
         print_json(done.as_dict())
     else:
         print(f"wrote    {done.file}: {size(done.bytes)} in {done.files} files")
-        live = "none" if done.live is None else f"{done.live}{', held' if done.held else ''}"
-        print(f"releases {', '.join(map(str, done.releases)) or 'none'}; live is {live}")
+        print(f"releases {releases_line(done.releases, done.live, held=done.held)}")
         print(f"dataset  {done.documents} documents, {done.chunks} chunks")
         for problem in done.damage:
             print(f"finding  {problem}")

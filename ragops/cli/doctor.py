@@ -11,9 +11,9 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> int:
     Example: ragops doctor
     """
     from ragops.doctor import examine
-    from ragops.workspace import find
+    from ragops.workspace import find, locate
 
-    checks = examine(find(workspace))
+    checks = examine(find(None) if workspace is None else locate(workspace))
     wrong = [check for check in checks if check.state == "wrong"]
     if json:
         print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})

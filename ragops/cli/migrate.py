@@ -31,18 +31,14 @@ def command(
       ragops migrate --plan
       ragops migrate --json
     """
-    from ragops.errors import UsageError
-    from ragops.workspace import Workspace, find
+    from ragops.workspace import Workspace, locate
 
-    root = find(workspace)
-    if root is None:
-        raise UsageError(f"no workspace in {workspace or 'the current folder or above it'}", "Make one: ragops init")
     if plan:
         from ragops.migration import survey
 
-        steps = survey(root)
+        steps = survey(locate(workspace))
     else:
-        steps = Workspace.open(root).migrate(wait=wait)
+        steps = Workspace.open(workspace).migrate(wait=wait)
     if json:
         print_json([step.as_dict() for step in steps])
     else:

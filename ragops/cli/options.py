@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,19 @@ WorkspaceOption = Annotated[
         "-w", "--workspace", metavar="PATH", help="The workspace; default: the nearest one upwards from here."
     ),
 ]
-WaitOption = Annotated[float, typer.Option("--wait", metavar="SECONDS", help="Wait for another ingest to end.")]
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another command that writes here to end.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value; progress goes to stderr.")]
 
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def releases_line(numbers: Sequence[int], live: int | None, *, held: bool) -> str:
+    told = "none" if live is None else f"{live}, held" if held else str(live)
+    return f"{', '.join(map(str, numbers)) or 'none'}; live is {told}"
 
 
 def size(count: float) -> str:

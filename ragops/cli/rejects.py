@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
 
-from ragops.cli.options import JsonOption, WorkspaceOption, print_json
+from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json
 
 app = typer.Typer(help="Sources that did not pass: why, and what to do.", no_args_is_help=True)
 
@@ -40,13 +41,10 @@ def show(
 
     Example: ragops rejects show docs:/broken.pdf
     """
-    from ragops.config import nearest
-    from ragops.errors import UsageError
     from ragops.workspace import Workspace
 
     rejects = {reject["uri"]: reject for reject in Workspace.open(workspace).rejects()}
-    if uri not in rejects:
-        raise UsageError(f"no reject has the uri {uri}{nearest(uri, list(rejects))}", "See them: ragops rejects list")
+    _check(uri, rejects)
     if json:
         print_json(rejects[uri])
         return
@@ -57,6 +55,7 @@ def show(
 @app.command("retry")
 def retry(
     uris: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
+    wait: WaitOption = 0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -66,17 +65,23 @@ def retry(
     """
     from ragops.cli.ingest import print_summary
     from ragops.cli.progress import Show
-    from ragops.errors import UsageError
     from ragops.workspace import Workspace
 
     found = Workspace.open(workspace)
     known = {reject["uri"] for reject in found.rejects()}
-    unknown = [uri for uri in uris or () if uri not in known]
-    if unknown:
-        raise UsageError(f"no reject has the uri {unknown[0]}", "See them: ragops rejects list")
+    for uri in uris or ():
+        _check(uri, known)
     with Show() as show:
-        summary = found.ingest(retry=frozenset(uris or known), progress=show)
+        summary = found.ingest(retry=frozenset(uris or known), wait=wait, progress=show)
     if json:
         print_json(summary.as_dict())
     else:
         print_summary(summary)
+
+
+def _check(uri: str, known: Collection[str]) -> None:
+    from ragops.config import nearest
+    from ragops.errors import UsageError
+
+    if uri not in known:
+        raise UsageError(f"no reject has the uri {uri}{nearest(uri, list(known))}", "See them: ragops rejects list")

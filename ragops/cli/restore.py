@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json
+from ragops.cli.options import JsonOption, WaitOption, print_json, releases_line
 
 
 def command(
@@ -21,7 +22,6 @@ def command(
         bool, typer.Option("--replace", help="Give up the workspace that is there, and newer releases on the server.")
     ] = False,
     wait: WaitOption = 0,
-    workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a workspace out of a backup. It is unpacked and compared first; only then anything is replaced.
@@ -36,12 +36,11 @@ def command(
     from ragops.workspace import Workspace
 
     with Show() as show:
-        done = Workspace.restore(file, path or workspace or ".", to=to, replace=replace, wait=wait, progress=show)
+        done = Workspace.restore(file, path or ".", to=to, replace=replace, wait=wait, progress=show)
     if json:
         print_json(done.as_dict())
         return
     print(f"workspace {done.workspace}, as of {done.created}{'; what was there is gone' if done.replaced else ''}")
-    live = "none" if done.live is None else f"{done.live}{', held' if done.held else ''}"
-    print(f"releases  {', '.join(map(str, done.releases)) or 'none'}; live is {live}; store: {done.store}")
+    print(f"releases  {releases_line(done.releases, done.live, held=done.held)}; store: {done.store}")
     print(f"dataset   {done.documents} documents, {done.chunks} chunks")
-    print("next: ragops ingest")
+    print("next: ragops ingest" + (f" -w {shlex.quote(str(path))}" if path else ""))

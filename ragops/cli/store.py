@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json
+from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_json, releases_line
 
 app = typer.Typer(help="Where the releases live: in the workspace, or on a Qdrant server.", no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def migrate(
     if json:
         print_json(done.as_dict() | {"to": to, "switched": not no_switch})
         return
-    print(f"releases  {', '.join(map(str, done.releases))}; live is {done.live}{', held' if done.held else ''}")
+    print(f"releases  {releases_line(done.releases, done.live, held=done.held)}")
     print(f"copied    {done.points} points; there already: {', '.join(map(str, done.skipped)) or 'none'}")
     if done.removed:
         print(f"removed   {', '.join(map(str, done.removed))}: no longer kept")
