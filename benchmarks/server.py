@@ -14,7 +14,6 @@ import multiprocessing
 import sys
 import tempfile
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import measure
+import synthetic
 
 from ragops.config import StoreSettings
 from ragops.stores import open_store
@@ -33,7 +33,7 @@ from tests.qdrant_stub import Stub
 
 DIM = 64
 SPACE = Space("ab" * 32, "random", DIM, 256, "", normalized=True)
-WORDS = np.array([f"word{i}" for i in range(5_000)])
+WORDS = synthetic.vocabulary(5_000)
 LAYOUTS = ("in_place", "collection_per_release")
 
 
@@ -43,14 +43,7 @@ def release(number: int, points: int) -> Release:
 
 def made(i: int) -> tuple[Point, np.ndarray]:
     rng = np.random.default_rng(i)
-    text = " ".join(WORDS[np.minimum(rng.zipf(1.3, 40), len(WORDS)) - 1])
-    payload: dict[str, Any] = {
-        "chunk_id": f"{i:064x}", "document_id": f"{i // 8:064x}", "uri": f"docs:/{i // 8}.md", "source": "docs",
-        "title": f"Document {i // 8}", "heading": ["Part", "Section"], "page": None, "start": 0, "end": len(text),
-        "text": text, "tenant": f"t{i % 10}", "groups": ["all"], "meta": {"n": i}, "payload_sha": f"{i:064x}",
-    }  # fmt: skip
-    id = str(uuid.uuid5(uuid.NAMESPACE_OID, str(i)))
-    return Point(id, payload["chunk_id"], payload["document_id"], f"{i:064x}", payload), rng.standard_normal(DIM)
+    return synthetic.point(i, synthetic.text(rng, WORDS, 40)), rng.standard_normal(DIM)
 
 
 def serve(pipe: Any) -> None:
@@ -118,7 +111,7 @@ def same(left: Reader, right: Reader, count: int) -> dict[str, int]:
     rng = np.random.default_rng(7)
     for i in range(count):
         query = rng.standard_normal(DIM).tolist()
-        words = " ".join(WORDS[np.minimum(rng.zipf(1.3, 5), len(WORDS)) - 1])
+        words = synthetic.text(rng, WORDS, 5)
         where = {"tenant": f"t{i % 10}"}
         kinds: dict[str, tuple[Callable[[Reader], list[Scored]], float]] = {
             "exact": (lambda reader, query=query: reader.search(query, 10, exact=True), 1e-4),

@@ -16,18 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import synthetic
 
 from ragops.stores.edge import EdgeStore
 from ragops.types import Point, Release, Space
 
 DIM = 384
-WORDS = np.array([f"word{i}" for i in range(20_000)])
+WORDS = synthetic.vocabulary(20_000)
 SPACE = Space("ab" * 32, "random", DIM, 256, "", normalized=True)
 
 QUERY = """
@@ -59,19 +59,8 @@ def pairs(start: int, stop: int) -> list[tuple[Point, np.ndarray]]:
     rng = np.random.default_rng(start)
     made = []
     for i in range(start, stop):
-        text = " ".join(WORDS[np.minimum(rng.zipf(1.3, 120), len(WORDS)) - 1])
-        payload: dict[str, Any] = {
-            "chunk_id": f"{i:064x}", "document_id": f"{i // 8:064x}", "uri": f"docs:/{i // 8}.md", "source": "docs",
-            "title": f"Document {i // 8}", "heading": ["Part", "Section"], "page": None, "start": 0, "end": len(text),
-            "text": text, "tenant": f"t{i % 10}", "groups": ["all"], "meta": {"n": i}, "payload_sha": f"{i:064x}",
-        }  # fmt: skip
-        id = str(uuid.uuid5(uuid.NAMESPACE_OID, str(i)))
-        made.append(
-            (
-                Point(id, payload["chunk_id"], payload["document_id"], f"{i:064x}", payload),
-                rng.standard_normal(DIM).astype(np.float32),
-            )
-        )
+        one = synthetic.point(i, synthetic.text(rng, WORDS, 120))
+        made.append((one, rng.standard_normal(DIM).astype(np.float32)))
     return made
 
 
