@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ BATCH_BYTES = 8 << 20  # of payload; Qdrant refuses requests above 32 MiB
 PAYLOAD_BYTES = 1 << 20  # of one point
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 HINT = "Nothing was published. This is a fault in the dataset: `ragops verify --repair` makes it anew."
+REBUILD = "Nothing was published. `ragops verify --repair` builds the release from the dataset."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,14 @@ def check_ids(ids: Iterable[str]) -> Iterator[str]:
     for text in ids:
         _point_id(text)
         yield text
+
+
+def not_in_base(ids: Collection[str]) -> StoreError:
+    return StoreError(f"{len(ids):,} points to delete are not in the base, such as {min(ids)}", REBUILD)
+
+
+def in_base_already(id: str) -> StoreError:
+    return StoreError(f"point {id} is in the base already and was added again without being deleted", REBUILD)
 
 
 def _payload(point: Point) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragops import durable
-from ragops.errors import DiskFull, RagopsError, SpaceMismatch, StoreError, UsageError
+from ragops.errors import DiskFull, RagopsError, StoreError, UsageError
 from ragops.stores import files, manifest
 from ragops.stores import permissions as overlay
 from ragops.stores.index import INDEXED_FROM, settings
@@ -471,18 +471,7 @@ class EdgeStore:
             raise self._missing(number) from None
         if other := _other_engine(seal):  # readers may try; what is to last is not built on it
             raise Damaged(f"Release {number} was sealed by {other}, and is no base for {_engine_name()}.", MEND)
-        old = seal.release
-        if old.space.fingerprint != release.space.fingerprint or old.space.dim != release.space.dim:
-            raise SpaceMismatch(
-                f"release {release.number} is of the space {release.space.fingerprint[:12]} ({release.space.model}), "
-                f"its base {number} of {old.space.fingerprint[:12]} ({old.space.model})",
-                "A new space needs a clean build: base=None.",
-            )
-        if old.avg_len != release.avg_len:
-            raise StoreError(
-                f"release {release.number} has avg_len {release.avg_len}, its base {number} has {old.avg_len}",
-                "avg_len is fixed per collection; another one needs a clean build: base=None.",
-            )
+        manifest.check_base(seal.release, release)
         return seal
 
     def _check_space(self, release: Release, before: Manifest | None) -> None:
@@ -511,7 +500,7 @@ class EdgeStore:
         progress: Callable[[int], None],
         lock: int,
     ) -> Release:
-        from ragops.stores.batches import BATCH, batches, check_ids
+        from ragops.stores.batches import BATCH, REBUILD, batches, check_ids
         from ragops.stores.edge_process import Writer
 
         entries = self._entries(before)
@@ -545,7 +534,7 @@ class EdgeStore:
             raise StoreError(
                 f"release {release.number} was to have {release.points:,} points, but base, delete and add give "
                 f"{len(rows):,}",
-                "Nothing was published. `ragops verify --repair` builds it from the dataset.",
+                REBUILD,
             )
         if count != release.points:
             raise StoreError(
@@ -607,23 +596,19 @@ class EdgeStore:
         """The rows of points.parquet, sorted. Raises StoreError for what does not fit together."""
         import polars as pl
 
+        from ragops.stores.batches import in_base_already, not_in_base
+
         empty = pl.DataFrame(schema=dict.fromkeys(PointRow._fields, pl.String))
         old = empty if before is None else self._rows(before.release.number, list(PointRow._fields))
         gone = pl.DataFrame({"point_id": deleted}, schema={"point_id": pl.String}).unique()
         unknown = gone.join(old, on="point_id", how="anti")
         if len(unknown):
-            raise StoreError(
-                f"{len(unknown):,} points to delete are not in the base, such as {min(unknown['point_id'].to_list())}",
-                "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
-            )
+            raise not_in_base(unknown["point_id"].to_list())
         new = pl.concat([empty, *added])
         rows = pl.concat([old.join(gone, on="point_id", how="anti"), new]).sort("point_id")
         if rows["point_id"].n_unique() != len(rows):
             twice = rows.filter(pl.col("point_id").is_duplicated())["point_id"].to_list()[0]
-            raise StoreError(
-                f"point {twice} is in the base already and was added again without being deleted",
-                "Nothing was published. `ragops verify --repair` builds the release from the dataset.",
-            )
+            raise in_base_already(twice)
         return rows
 
     def _checksums(self, folder: Path) -> dict[str, tuple[int, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ragops.errors import SchemaError, StoreError
+from ragops.errors import SchemaError, SpaceMismatch, StoreError
 from ragops.types import Release, Space
 
 SCHEMA = 1
@@ -55,6 +55,21 @@ def load(value: Any, where: str) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{where} is damaged: {error}", MEND) from error
+
+
+def check_base(base: Release, release: Release) -> None:
+    """Raises SpaceMismatch, StoreError where a release cannot be made of another one."""
+    if base.space.fingerprint != release.space.fingerprint or base.space.dim != release.space.dim:
+        raise SpaceMismatch(
+            f"release {release.number} is of the space {release.space.fingerprint[:12]} ({release.space.model}), "
+            f"its base {base.number} of {base.space.fingerprint[:12]} ({base.space.model})",
+            "A new space needs a clean build: base=None.",
+        )
+    if base.avg_len != release.avg_len:
+        raise StoreError(
+            f"release {release.number} has avg_len {release.avg_len}, its base {base.number} has {base.avg_len}",
+            "avg_len is fixed per collection; another one needs a clean build: base=None.",
+        )
 
 
 def _seal(value: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ release does, and copies its base. `<collection>--meta` says which releases are 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +17,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ragops.config import StoreSettings
-from ragops.errors import ConfigError, Locked, RagopsError, SpaceMismatch, StoreError, UsageError
-from ragops.stores import bm25, manifest, versions
-from ragops.stores.batches import Batch, batches, check_ids
+from ragops.errors import ConfigError, Locked, RagopsError, StoreError, UsageError
+from ragops.stores import manifest, versions
+from ragops.stores.batches import REBUILD, batches, check_ids, not_in_base
 from ragops.stores.connection import PAGE, Connection, Missing
 from ragops.stores.index import (
     DENSE,
@@ -38,16 +37,15 @@ from ragops.stores.lease import SECONDS, Lease
 from ragops.stores.manifest import Damaged, Manifest
 from ragops.stores.meta import Draft, Meta, Records
 from ragops.stores.server_reader import QdrantReader
+from ragops.stores.server_writer import Writer
 from ragops.types import Permission, Point, PointRow, Release
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import QdrantClient
 
 OLDEST = (1, 16)  # writes on a condition, which the lease is made of
 CORPUS = (1, 19)  # IDF of a part of a collection, which sharing one needs
-PLACES = 10  # decimals of a vector's numbers: float32 of unit length, in half of JSON's digits
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_REPAIR = "Nothing was published. `ragops verify --repair` builds the release from the dataset."
 
 
 def _ignore(_: int) -> None:
@@ -250,7 +248,7 @@ class QdrantStore:
             draft = Draft(release.number, name)
             self._meta.begin(draft)
             try:
-                writer = _Writer(self._connection, lease, name, release, progress)
+                writer = Writer(self._connection, lease, name, release, progress)
                 if head is None:
                     self._create(name, release.space.dim)
                 sealed = self._seal_release(writer, before, head, delete, add)
@@ -434,18 +432,7 @@ class QdrantStore:
         problem = self._collection_problem(seal)
         if problem is not None:
             raise Damaged(problem, manifest.MEND)
-        old = seal.release
-        if old.space.fingerprint != release.space.fingerprint or old.space.dim != release.space.dim:
-            raise SpaceMismatch(
-                f"release {release.number} is of the space {release.space.fingerprint[:12]}, "
-                f"its base {old.number} of {old.space.fingerprint[:12]}",
-                "A new space needs a clean build: base=None.",
-            )
-        if old.avg_len != release.avg_len:
-            raise StoreError(
-                f"release {release.number} has avg_len {release.avg_len}, its base {old.number} has {old.avg_len}",
-                "avg_len is fixed per collection; another one needs a clean build: base=None.",
-            )
+        manifest.check_base(seal.release, release)
         return seal
 
     def _head(self, records: Records, before: Manifest, number: int) -> Manifest | None:
@@ -459,7 +446,7 @@ class QdrantStore:
 
     def _seal_release(
         self,
-        writer: _Writer,
+        writer: Writer,
         before: Manifest | None,
         head: Manifest | None,
         delete: Iterable[str],
@@ -469,13 +456,13 @@ class QdrantStore:
         deleted = 0
         if before is None:
             for id in check_ids(delete):
-                raise _unknown([id])
+                raise not_in_base([id])
         elif head is None:
             gone = set(check_ids(delete))
             deleted = len(gone)
             writer.copy(_collection(before), versions.seen_by(before.release.number), gone)
             if gone:
-                raise _unknown(gone)
+                raise not_in_base(gone)
         else:
             deleted = writer.go_on(before.release.number, head.release.number, delete)
         for batch in batches(add, release.space.dim):
@@ -484,7 +471,7 @@ class QdrantStore:
         if count != release.points:
             raise StoreError(
                 f"release {release.number} has {count:,} points on {self._where} instead of {release.points:,}",
-                _REPAIR,
+                REBUILD,
             )
         sealed = replace(release, collection=self.collection)
         engine = {
@@ -535,137 +522,6 @@ class QdrantStore:
         if self._connection.aliases().get(self.collection) == name or self.collection in self._connection.collections():
             return
         self._connection.set_alias(self.collection, name)
-
-
-class _Writer:
-    """Points of one release into its collection."""
-
-    def __init__(
-        self, connection: Connection, lease: Lease, name: str, release: Release, progress: Callable[[int], None]
-    ) -> None:
-        self.name = name
-        self.release = release
-        self.lease = lease
-        self.copied = 0
-        self.added = 0
-        self._connection = connection
-        self._progress = progress
-        self._encoder = bm25.Bm25(release.avg_len)
-
-    def go_on(self, base: int, head: int, delete: Iterable[str]) -> int:
-        """From `head`, the newest release of the collection, to `base` less `delete`: how many were deleted.
-
-        Nothing but the deletes where the two are the same, as they are unless the newest release was not recorded.
-        """
-        gone: set[str] = set()
-        some: list[str] = []
-        for id in check_ids(delete):
-            some.append(id)
-            if len(some) == PAGE:
-                gone |= self._leave_out(some, base)
-                some = []
-        if some:
-            gone |= self._leave_out(some, base)
-        deleted = len(gone)
-        if base != head:
-            came = versions.every(
-                versions.between(versions.ADDED, after=base), versions.between(versions.REMOVED, after=head)
-            )
-            self._close(came)
-            went = [
-                versions.between(versions.ADDED, upto=base), versions.between(versions.REMOVED, after=base, upto=head)
-            ]  # fmt: skip
-            self.copy(self.name, went, gone)
-        return deleted
-
-    def _leave_out(self, ids: list[str], base: int) -> set[str]:
-        """Close the points of the base that have these logical ids. Raises StoreError for those that it lacks."""
-        condition = versions.every(versions.any_of(versions.ID, ids), *versions.seen_by(base))
-        found = {}
-        for record in self._connection.scroll(self.name, condition, payload=[versions.ID, versions.REMOVED]):
-            payload = record.payload or {}
-            found[payload[versions.ID]] = str(record.id) if payload[versions.REMOVED] == versions.OPEN else None
-        lacking = set(ids) - found.keys()
-        if lacking:
-            raise _unknown(lacking)
-        open_ = [id for id in found.values() if id is not None]
-        if open_:
-            self.lease.keep()
-            self._connection.set_payload(self.name, {versions.REMOVED: self.release.number}, open_)
-        return set(ids)
-
-    def _close(self, condition: models.Filter) -> None:
-        self.lease.keep()
-        self._connection.set_payload(self.name, {versions.REMOVED: self.release.number}, condition)
-
-    def copy(self, source: str, seen: Sequence[models.FieldCondition], gone: set[str]) -> None:
-        """Points of an older release, with their vectors, but for those in `gone`, which are taken out of it."""
-        from qdrant_client import models
-
-        some: list[models.PointStruct] = []
-        number = self.release.number
-        records = self._connection.scroll(source, versions.every(*seen), payload=True, vectors=True)
-        for record in records:
-            payload = record.payload or {}
-            id = str(payload[versions.ID])
-            if id in gone:
-                gone.discard(id)
-                continue
-            vectors: Any = record.vector
-            stamped = versions.stamped(payload, id, payload[versions.KEY], number)
-            some.append(models.PointStruct(id=versions.physical(id, number), vector=vectors, payload=stamped))
-            if len(some) == PAGE:
-                self._upsert(some)
-                self.copied, some = self.copied + len(some), []
-        if some:
-            self._upsert(some)
-            self.copied += len(some)
-
-    def add(self, batch: Batch, *, fresh: bool) -> None:
-        """New points; unless the release is `fresh`, none of them may be in its base still."""
-        import numpy as np
-        from qdrant_client import models
-
-        number = self.release.number
-        if not fresh:
-            self._check_new([point.point_id for point in batch.points])
-        rows = np.round(batch.vectors.astype(np.float64), PLACES).tolist()
-        points, sizes = [], []
-        for point, text, dense in zip(batch.points, batch.payloads, rows, strict=True):
-            payload = json.loads(text)
-            named: dict[str, Any] = {DENSE: dense}
-            tokens, weights = self._encoder.document(bm25.text_of(payload))
-            if tokens:
-                named[SPARSE] = models.SparseVector(indices=tokens, values=weights)
-            stamped = versions.stamped(payload, point.point_id, point.vector_key, number)
-            id = versions.physical(point.point_id, number)
-            points.append(models.PointStruct(id=id, vector=named, payload=stamped))
-            sizes.append(len(text) + 14 * len(dense) + 32 * len(tokens) + 300)
-        self.lease.keep()
-        self._connection.upsert(self.name, points, sizes)
-        self.added += len(points)
-        self._progress(self.added)
-
-    def _check_new(self, ids: list[str]) -> None:
-        for start in range(0, len(ids), PAGE):
-            these = versions.any_of(versions.ID, ids[start : start + PAGE])
-            condition = versions.every(these, *versions.seen_by(self.release.number))
-            for record in self._connection.scroll(self.name, condition, payload=[versions.ID], page=1):
-                raise StoreError(
-                    f"point {(record.payload or {})[versions.ID]} is in the base already and was added again without "
-                    "being deleted",
-                    _REPAIR,
-                )
-
-    def _upsert(self, points: list[models.PointStruct]) -> None:
-        self.lease.keep()
-        sizes = [len(json.dumps(point.payload)) + 20_000 for point in points]
-        self._connection.upsert(self.name, points, sizes)
-
-
-def _unknown(ids: Iterable[str]) -> StoreError:
-    lacking = sorted(ids)
-    return StoreError(f"{len(lacking):,} points to delete are not in the base, such as {lacking[0]}", _REPAIR)
 
 
 def _collection(seal: Manifest) -> str:
