@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ragops.errors import StoreError
@@ -100,7 +101,7 @@ class QdrantReader:
                 found.append((id, point.score))
             return found
 
-        with self._release():
+        with self._asking():
             ranked = ranking.ranked(fetch, k, offset, places)
         return [Scored(id, score, payloads[id]) for id, score in ranked]
 
@@ -113,7 +114,7 @@ class QdrantReader:
         condition = self._condition(filter)
         records = self._connection.scroll(self._name, condition, payload=True, vectors=[DENSE], page=batch)
         while True:
-            with self._release():
+            with self._asking():
                 record = next(records, None)
             if record is None:
                 return
@@ -123,7 +124,7 @@ class QdrantReader:
 
     def count(self, filter: Filter | None = None) -> int:
         condition = self._condition(filter)
-        with self._release():
+        with self._asking():
             return self._connection.count(self._name, condition)
 
     def close(self) -> None:
@@ -145,39 +146,24 @@ class QdrantReader:
         seen: list[Any] = list(versions.seen_by(self.release.number))
         return models.Filter(must=seen if own is None else [*seen, own])
 
-    def _release(self) -> _Kept:
-        return _Kept(self)
-
-    def look(self) -> None:
-        """Raises StoreError when the release has been removed: what is left of it is not all of it."""
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Around a request. Raises StoreError when the release has been removed: what is left of it is not all of it."""
+        try:
+            yield
+        except Missing as error:
+            raise self._gone() from error
         now = time.monotonic()
-        if now - self._looked < LOOK:
-            return
-        if not self._kept():
-            raise self.gone()
-        self._looked = now
+        if now - self._looked >= LOOK:
+            if not self._kept():
+                raise self._gone()
+            self._looked = now
 
-    def gone(self) -> StoreError:
+    def _gone(self) -> StoreError:
         return StoreError(
             f"Release {self.release.number} was removed from {self._connection.where} while it was read.",
             "Open the store again: store.open() gives the live release.",
         )
-
-
-class _Kept:
-    """Around a request: a release that is gone is told as such."""
-
-    def __init__(self, reader: QdrantReader) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self._reader.look()
-        elif isinstance(error, Missing):
-            raise self._reader.gone() from error
 
 
 def _logical(point: models.ScoredPoint | models.Record) -> tuple[str, dict[str, Any]]:
