@@ -148,7 +148,7 @@ class QdrantReader:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Around a request. Raises StoreError when the release has been removed: what is left of it is not all of it."""
+        """Around a request. Raises StoreError when the release was removed: what is left of it is not all of it."""
         try:
             yield
         except Missing as error:
