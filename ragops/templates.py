@@ -1,4 +1,4 @@
-"""The files that make a folder a workspace. What is already there is left as it is."""
+"""The files that make a folder a workspace. What is there is left as it is; what git and DVC must ignore is added."""
 
 from __future__ import annotations
 
@@ -135,3 +135,8 @@ def write(root: Path) -> None:
         file = root / name
         if not file.exists():
             file.write_text(text, "utf-8")
+        elif name in (".gitignore", ".dvcignore"):
+            there = file.read_text("utf-8").splitlines()
+            missing = [line for line in text.splitlines() if not line.startswith("#") and line not in there]
+            if missing and "/data/" not in there:
+                file.write_text("\n".join([*there, *missing, ""]), "utf-8")

@@ -31,11 +31,27 @@ def git_root(root: Path) -> Path | None:
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
 
 
+def init(root: Path) -> bool:
+    """Make a DVC repository of the workspace, where it lies in none: no usage data is sent, and files are linked to its
+    cache where the file system can. Whether it was made. Raises VersioningError, MissingExtra."""
+    if dvc_root(root) is not None:
+        return False
+    with _dvc(root):
+        from dvc.repo import Repo  # type: ignore[import-untyped]
+
+        git = git_root(root)
+        repo = Repo.init(str(root), no_scm=git is None, subdir=git is not None and git != root)
+        with repo, repo.config.edit() as settings:
+            settings["core"]["analytics"] = False
+            settings["cache"]["type"] = ["reflink", "hardlink", "copy"]
+    return True
+
+
 def lacking(root: Path) -> list[str]:
     """What a workspace outside of git or DVC does without, in words."""
     found = []
     if dvc_root(root) is None:
-        found.append("no DVC repository: data/ is not versioned, pushed or pulled (make one: dvc init)")
+        found.append("no DVC repository: data/ is not versioned, pushed or pulled (make one: ragops init --dvc)")
     if git_root(root) is None:
         found.append("no git repository: no history of params.yaml and dvc.lock, and no `ragops search --rev`")
     return found
@@ -64,7 +80,7 @@ def record(root: Path) -> None:
     if not (root / "dvc.yaml").is_file():
         raise VersioningError(f"there is no dvc.yaml in {root}", "`ragops init` writes one.")
     with _dvc(root):
-        from dvc.repo import Repo  # type: ignore[import-untyped]
+        from dvc.repo import Repo
 
         with Repo(str(root)) as repo:
             repo.add(str(root / SNAPSHOT))

@@ -6,7 +6,8 @@ from ragops.cli.options import JsonOption, WaitOption, WorkspaceOption, print_js
 
 
 def command(wait: WaitOption = 0, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Forget what nobody needs: parses, vectors and query encoders of old contents and recipes.
+    """Forget what nobody needs: parses, vectors and query encoders of old contents and recipes, cached revisions; and
+    let what was deleted or replaced leave the files of dataset and snapshot.
 
     An ingest keeps at most about as much of it as it needs; this removes all of it. Releases: `ragops releases prune`.
 
