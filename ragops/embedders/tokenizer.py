@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 _SLICE = 1024  # encodings are some ten times their ids: hold few at a time
-_REMEMBERED = 1 << 20  # characters of words whose tokens are remembered, some 10 MB
+_REMEMBERED = 1 << 20  # characters of words whose tokens are remembered: some 5 MB
 _PARTS = re.compile("[0-9A-Za-z]+|.")
 _NO_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]")  # str.split() cuts here; BERT drops them and joins their neighbours
 
