@@ -386,12 +386,14 @@ def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, anew: bool) -> str:
     """Record the recipe and the dataset's fingerprint, which is returned."""
     state = job.state
     if recipe is not None:
+        same = (state.get("recipe") or {}).get("space") == recipe.parts["space"]
+        stay = same and (ledger.reused or not anew)  # vectors of earlier runs
+        before = (state.get("numerics") or []) if stay else []
+        now = [recipe.numerics] if ledger.computed else []
+        state.put("numerics", sorted({*before, *now}))
         state.put("recipe", recipe.parts)
         state.put("recipe_token", recipe.token)
         state.put("model", recipe.model)
-        before = [] if anew else state.get("numerics") or []
-        now = [recipe.numerics] if ledger.computed else []
-        state.put("numerics", sorted({*before, *now}))
     digests = state.db.execute("SELECT digest FROM sources WHERE document_id IS NOT NULL ORDER BY document_id")
     fingerprint = rows.fingerprint(state.get("recipe"), (digest for (digest,) in digests))
     state.put("fingerprint", fingerprint)
