@@ -12,7 +12,9 @@ from ragops.config import StoreSettings
 from ragops.errors import ConfigError, DiskFull, StoreError
 from ragops.stores import connection as border
 from ragops.stores import open_store
+from ragops.stores.releases import is_held, live_release, prune
 from ragops.stores.server import QdrantStore
+from ragops.types import Store
 from tests.qdrant_stub import Fault, Request, Stub
 from tests.server_stores import GONE, local, over
 from tests.store_contract import answers, everything, fill, pairs, point, release, vector
@@ -161,6 +163,15 @@ def test_a_server_that_is_down(stub: Stub) -> None:
             open_store(Path("nowhere"), StoreSettings("http://127.0.0.1:9", grpc=grpc)).live()
     stub.__init__(stub.client)  # type: ignore[misc]
     stub.__enter__()
+
+
+@pytest.mark.parametrize("ask", [live_release, is_held, lambda store: prune(store, 0)])
+def test_no_answer_does_not_pass_for_one(stub: Stub, ask: Callable[[Store], object]) -> None:
+    """Nothing is live, or nothing is held: only the server can say so, else a run publishes over a rollback."""
+    fill(over(stub), 3)
+    stub.fault = lambda request: Fault(403)
+    with pytest.raises(StoreError, match="forbids this"):
+        ask(over(stub))
 
 
 def test_a_server_that_is_too_slow(stub: Stub) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ragops.errors import DiskFull, RagopsError, StoreError
 from ragops.stores import files, manifest
-from ragops.stores.manifest import MEND, SPACE_HINT, Damaged, Manifest
+from ragops.stores.manifest import MEND, SPACE_HINT, Absent, Damaged, Manifest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,9 +74,9 @@ class Folder:
         pointer = self.pointer()
         return None if pointer is None else pointer[0]
 
-    def missing(self, number: int) -> StoreError:
+    def missing(self, number: int) -> Absent:
         there = ", ".join(str(each) for each in self.numbers()) or "none"
-        return StoreError(f"There is no release {number} in {self.releases} (there: {there}).", MEND)
+        return Absent(f"There is no release {number} in {self.releases} (there: {there}).", MEND)
 
     def manifest(self, number: int) -> Manifest:
         """The seal of a release. Raises StoreError, Damaged, SchemaError."""

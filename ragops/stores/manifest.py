@@ -19,6 +19,10 @@ class Damaged(StoreError):
     """What is on disk is not what was sealed."""
 
 
+class Absent(StoreError):
+    """There is no such release."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The seal of a release. `files` maps a path in the folder to its size in bytes and checksum."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from ragops.errors import Locked, StoreError, UsageError
+from ragops.stores.manifest import Absent, Damaged
 from ragops.types import Release, Store
 
 
 def live_release(store: Store) -> Release | None:
-    """The live release; None where its pointer leads nowhere, which the next ingest mends."""
+    """The live release; None where its pointer leads nowhere, which the next ingest mends.
+
+    Raises StoreError where the store cannot be asked: that is no answer.
+    """
     try:
         return store.live()
-    except StoreError:
+    except (Absent, Damaged):
         return None
 
 
@@ -18,7 +22,7 @@ def is_held(store: Store) -> bool:
     """Whether a rollback holds: later ingests seal, and do not publish."""
     try:
         return store.held()
-    except StoreError:
+    except Damaged:
         return False
 
 

@@ -34,7 +34,7 @@ from ragops.stores.index import (
     settings,
 )
 from ragops.stores.lease import SECONDS, Lease
-from ragops.stores.manifest import Damaged, Manifest
+from ragops.stores.manifest import Absent, Damaged, Manifest
 from ragops.stores.meta import Draft, Meta, Records
 from ragops.stores.server_reader import QdrantReader
 from ragops.stores.server_writer import Writer
@@ -341,7 +341,7 @@ class QdrantStore:
     def _known(self, records: Records, number: int) -> None:
         if number not in records.seals:
             there = ", ".join(map(str, records.seals)) or "none"
-            raise StoreError(
+            raise Absent(
                 f"There is no release {number} of {self.collection} on {self._where} (there: {there}).", manifest.MEND
             )
 
