@@ -107,6 +107,7 @@ def _server(settings: StoreSettings) -> Iterator[Check]:
 
 def _workspace(root: Path) -> Iterator[Check]:
     from ragops.embedders import find_model, identify
+    from ragops.versioning import lacking
     from ragops.workspace import Workspace
 
     workspace = Workspace.open(root)
@@ -114,6 +115,8 @@ def _workspace(root: Path) -> Iterator[Check]:
     free = shutil.disk_usage(root).free
     low = free < LOW_DISK
     yield Check("disk", "wrong" if low else "ok", f"{free / 1e9:.1f} GB free", "Free some space." if low else "")
+    for missing in lacking(root):
+        yield Check("versions", "note", missing, "See docs/versions.md, or leave it: everything else works the same.")
     embed = workspace.settings.embed
     try:
         space = identify(find_model(embed.model), embed.sha256)

@@ -19,6 +19,7 @@ FLOORS = [
         "ragops.durable",
         "ragops.templates",
         "ragops.lock",
+        "ragops.versioning",
     },
     {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources", "ragops.params"},
     {"ragops.retrieval"},

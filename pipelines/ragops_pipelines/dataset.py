@@ -110,7 +110,7 @@ class Dataset:
             self.read_documents(manifest)
             self.read_chunks(manifest)
             self.read_vectors(manifest)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{self.file} is damaged: {error!r}", segments.MEND) from error
         return manifest
 
@@ -255,7 +255,11 @@ class Dataset:
                 yield merged()
                 documents, chunks, weight = [], [], 0
             documents.append(some)
-            chunks.append(self._read("chunks", files[segment.name]).join(some, on="document_id", how="semi"))
+            chunks.append(
+                self._read("chunks", files[segment.name]).join(
+                    some, on="document_id", how="semi", maintain_order="left"
+                )
+            )
             weight += size
         if documents:
             yield merged()

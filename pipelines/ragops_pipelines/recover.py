@@ -90,7 +90,7 @@ def take_documents(state: State, dataset: Dataset, manifest: Manifest) -> None:
             manifest, name, ["document_id", "nth", "chunk_id", "point_id", "embed_sha", "payload_sha"]
         )
         of: dict[str, list[dict[str, str]]] = {}
-        for row in chunks.join(frame, on="document_id", how="semi").iter_rows(named=True):
+        for row in chunks.join(frame, on="document_id", how="semi", maintain_order="left").iter_rows(named=True):
             of.setdefault(row["document_id"], []).append(row)
         made = []
         for row in frame.iter_rows(named=True):

@@ -8,6 +8,7 @@ keys of one part are held in memory, or in a database that is thrown away.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import orjson
 
 from ragops import durable, ids
 from ragops.errors import ParseError, SchemaError, StoreError, UsageError
-from ragops.types import Document, Parsed
+from ragops.types import Chunk, Parsed
 from ragops_pipelines import dataset as datasets
 from ragops_pipelines import rows, segments
 from ragops_pipelines.dataset import FILE, Dataset, Manifest
@@ -40,7 +41,7 @@ GROUP = 64  # documents chunked in one call
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a stage did: rows that were there, made and removed."""
+    """What a stage did: documents (parse, chunk), vectors (embed) or points (load) that were there, made, removed."""
 
     stage: str
     kept: int
@@ -216,16 +217,15 @@ def chunk(job: Job) -> Done:
     made_by = _hinted(lambda: dataset.read_chunks(manifest), None)
     before = manifest.chunks if made_by == recipe.parts["chunker"] else {}
     files = {name: file for name, file in before.items() if name in manifest.documents and _sound(dataset, file)}
-    kept = len(files)
-    for done, name in enumerate(sorted(set(manifest.documents) - set(files))):
-        job.tell(Event("chunk", done, len(manifest.documents) - kept))
-        found: list[dict[str, Any]] = []
-        for document, row in _rows(dataset, manifest, [name]):
-            (chunks,) = recipe.chunker.chunk_many([(document.title, document.parsed)])
-            found += rows.chunk_rows(row, chunks)
+    todo = sorted(set(manifest.documents) - set(files))
+    for done, name in enumerate(todo):
+        job.tell(Event("chunk", done, len(todo)))
+        found = [row for some, _ in _chunked(dataset, manifest, recipe, [name]) for row in some]
         files[name], _ = dataset.write_chunks(rows.frame("chunks", found))
     _point(dataset, "chunks", datasets.chunks_text(recipe.parts["chunker"], files), files.values())
-    return Done("chunk", kept, len(files) - kept, len(set(before) - set(files)))
+    live = {name: segment.live for name, segment in manifest.documents.items()}
+    made = sum(live[name] for name in todo)
+    return Done("chunk", sum(live.values()) - made, made, 0)
 
 
 def _sound(dataset: Dataset, file: str) -> bool:
@@ -240,9 +240,16 @@ def _documented(dataset: Dataset) -> Manifest:
     return manifest
 
 
-def _rows(dataset: Dataset, manifest: Manifest, names: list[str]) -> Iterator[tuple[Document, dict[str, Any]]]:
-    for row in dataset.rows(manifest, names):
-        yield rows.document_of(row), row
+def _chunked(
+    dataset: Dataset, manifest: Manifest, recipe: Recipe, names: list[str]
+) -> Iterator[tuple[list[dict[str, Any]], list[Chunk]]]:
+    """Each document's chunks, as rows and as the chunker gives them."""
+    found = dataset.rows(manifest, names)
+    while group := list(itertools.islice(found, GROUP)):
+        documents = [rows.document_of(row) for row in group]
+        chunked = recipe.chunker.chunk_many([(document.title, document.parsed) for document in documents])
+        for row, chunks in zip(group, chunked, strict=True):
+            yield rows.chunk_rows(row, chunks), chunks
 
 
 # ------------------------------------------------------------------ embed
@@ -303,11 +310,10 @@ def _embed(job: Job, recipe: Recipe, state: State, manifest: Manifest) -> list[s
     pending: dict[str, str] = {}
     sample: list[str] = []
     # A chunk's text for the model is made again by the chunker, which is what made its hash.
-    for document, row in _rows(job.dataset, manifest, sorted(manifest.documents)):
+    for found_rows, chunks in _chunked(job.dataset, manifest, recipe, sorted(manifest.documents)):
         if len(sample) >= 16 and not lacking:
             break
-        (chunks,) = recipe.chunker.chunk_many([(document.title, document.parsed)])
-        for found, each in zip(rows.chunk_rows(row, chunks), chunks, strict=True):
+        for found, each in zip(found_rows, chunks, strict=True):
             key = ids.vector_key(found["embed_sha"], recipe.space.fingerprint)
             sample += [each.embed_text] * (len(sample) < 16)
             if key in lacking:
