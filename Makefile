@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 QUESTION ?= What happens to a file that cannot be parsed?
+WORKERS ?= 2
+# a file of tests stays in one process: what its tests share is made once
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-slow check install install-dev clean
 
@@ -9,11 +12,11 @@ demo: install ## ingest docs/ and ask it a question
 	$(BIN)/ragops ingest
 	$(BIN)/ragops search "$(QUESTION)" -k 3
 
-test: install-dev ## in about ten minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+test: install-dev ## in about six minutes on two cores
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: install-dev ## the rest: more of the crash matrix, the real model under kill -9
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 check: install-dev ## style and types
 	$(BIN)/ruff check .
