@@ -14,6 +14,7 @@ from ragops.errors import MissingExtra, RagopsError, UsageError
 
 DATASET = "data/dataset/dataset.json"
 SNAPSHOT = "data/snapshot"
+STAGES = ("parse", "chunk", "embed", "load")
 RECORDS = (config.FILE, "dvc.yaml", "dvc.lock", f"{SNAPSHOT}.dvc")
 CONFLICT = "<<<<<<<"
 
@@ -83,8 +84,16 @@ def record(root: Path) -> None:
         from dvc.repo import Repo
 
         with Repo(str(root)) as repo:
+            pipeline = str(root / "dvc.yaml")
+            there = [stage.name for stage in repo.stage.load_all(pipeline) if stage.name in STAGES]
+            if not there:
+                raise VersioningError(
+                    f"{pipeline} has none of the stages {', '.join(STAGES)}",
+                    "`ragops init` writes them where there is no dvc.yaml; add yours below them.",
+                )
             repo.add(str(root / SNAPSHOT))
-            repo.commit(target=str(root / "dvc.yaml"), force=True)
+            for name in there:  # a stage of the user's own is recorded by the `dvc repro` that runs it
+                repo.commit(target=f"{pipeline}:{name}", force=True)
 
 
 def show(root: Path, rev: str, path: str) -> bytes:
@@ -116,18 +125,18 @@ def fingerprint(root: Path, rev: str) -> str:
 def fetch(root: Path, rev: str, path: str, to: Path) -> None:
     """A folder of the workspace's data as it was at a revision, from DVC's cache or else its remote. Raises
     VersioningError, MissingExtra."""
-    base = dvc_root(root)
-    if base is None:
+    top = git_root(root)
+    if top is None or dvc_root(root) is None:
         raise VersioningError(
-            f"{root} is not in a DVC repository, so the data of revision {rev!r} cannot be had",
+            f"{root} is not in a git and DVC repository, so the data of revision {rev!r} cannot be had",
             "Only releases that are still kept can be asked: ragops releases list",
         )
     to.parent.mkdir(parents=True, exist_ok=True)
     with _dvc(root):
         from dvc.api import DVCFileSystem  # type: ignore[import-untyped]
 
-        source = (root.relative_to(base) / path).as_posix()
-        DVCFileSystem(str(base), rev=rev).get(source, str(to), recursive=True)
+        source = (root.relative_to(top) / path).as_posix()  # the DVC repository may begin below git's
+        DVCFileSystem(str(top), rev=rev, subrepos=True).get(source, str(to), recursive=True)
 
 
 @contextlib.contextmanager
@@ -144,6 +153,8 @@ def _dvc(root: Path) -> Iterator[None]:
     log.setLevel(logging.CRITICAL + 1)
     try:
         yield
+    except RagopsError:
+        raise
     except Exception as error:
         said = str(error) or type(error).__name__
         cause = f" ({error.__cause__})" if error.__cause__ is not None else ""

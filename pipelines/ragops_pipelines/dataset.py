@@ -34,6 +34,7 @@ TABLES = ("documents", "chunks", "vectors")
 PARTS = (*TABLES, "rejects")
 FILE = "manifest.json"
 PLOT = "sources.csv"
+FLOAT32 = 4  # bytes
 REJECTS = ("uri", "source", "raw_sha", "stage", "code", "reason", "hint", "transient")
 
 
@@ -150,7 +151,7 @@ class Dataset:
         old = None if anew else self.manifest()
         if old is None:
             db.execute("DELETE FROM placed WHERE part = 'documents'")
-            manifest.vectors = self._salvaged(state)
+            manifest.vectors = self._salvaged(state, manifest.space)
         else:
             manifest.documents, manifest.chunks, manifest.vectors = old.documents, old.chunks, old.vectors
             state.strike("documents", manifest.documents, "SELECT document_id FROM work.gone")
@@ -264,12 +265,13 @@ class Dataset:
         if documents:
             yield merged()
 
-    def _salvaged(self, state: State) -> dict[str, Segment]:
+    def _salvaged(self, state: State, space: Mapping[str, Any]) -> dict[str, Segment]:
         """The segments of vectors that stay when everything else is made anew."""
-        found = state.db.execute("SELECT segment, count(*) FROM stored GROUP BY segment")
-        files = {name: (count, self.folder / "vectors" / name) for name, count in found}
+        found = state.db.execute("SELECT segment, count(*) FROM stored GROUP BY segment ORDER BY segment")
         return {
-            name: Segment(name, count, file.stat().st_size) for name, (count, file) in files.items() if file.exists()
+            name: Segment(name, count, count * FLOAT32 * space["dim"])
+            for name, count in found.fetchall()
+            if (self.folder / "vectors" / name).exists()
         }
 
     def add_vectors(self, state: State, cache: Cache, manifest: Manifest, *, trusted: bool, compact: bool) -> int:

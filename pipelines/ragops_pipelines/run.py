@@ -309,6 +309,9 @@ def _find_vectors(job: Job) -> None:
         with state.transaction():
             state.forget("dataset_sha")  # until a run is recorded, the table is true of nothing else
             state.db.execute("DELETE FROM stored")
+            if manifest is not None:
+                state.put("recipe", manifest.recipe)
+                state.put("numerics", manifest.numerics)
             found = job.dataset.stored(manifest) if manifest else ()
             state.db.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", found)
 

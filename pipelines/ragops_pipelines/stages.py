@@ -212,7 +212,7 @@ def _reject(wanted: _Wanted, error: ParseError) -> dict[str, Any]:
 # ------------------------------------------------------------------ chunk
 def chunk(job: Job) -> Done:
     """`documents` to `chunks`, a file for each of their segments. Raises UsageError, StoreError."""
-    dataset, manifest = job.dataset, _documented(job.dataset)
+    dataset, manifest = job.dataset, _documented(job.dataset, "chunks")
     recipe = Recipe(job)
     made_by = _hinted(lambda: dataset.read_chunks(manifest), None)
     before = manifest.chunks if made_by == recipe.parts["chunker"] else {}
@@ -233,10 +233,12 @@ def _sound(dataset: Dataset, file: str) -> bool:
     return digest is not None and segments.is_named(file, digest)
 
 
-def _documented(dataset: Dataset) -> Manifest:
+def _documented(dataset: Dataset, part: str) -> Manifest:
+    """What there is to make `part` of."""
     manifest = Manifest()
     if not dataset.read_documents(manifest):
         raise UsageError(f"there are no documents in {dataset.folder}", CLONE)
+    durable.make_folder(dataset.folder / part)
     return manifest
 
 
@@ -255,7 +257,7 @@ def _chunked(
 # ------------------------------------------------------------------ embed
 def embed(job: Job) -> Done:
     """`chunks` to `vectors`, the exported query encoder and `dataset.json`. Raises UsageError, StoreError."""
-    dataset, manifest = job.dataset, _documented(job.dataset)
+    dataset, manifest = job.dataset, _documented(job.dataset, "vectors")
     recipe = Recipe(job)
     if dataset.read_chunks(manifest) != recipe.parts["chunker"]:
         raise UsageError("the chunks were not made by the chunker of params.yaml", "Run: dvc repro")
