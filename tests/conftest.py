@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ragops.stores.edge import EdgeStore
     from tests.qdrant_stub import Stub
 
-pytest.register_assert_rewrite("tests.connector_contract", "tests.edge_stores", "tests.store_contract")
+pytest.register_assert_rewrite(
+    "tests.connector_contract", "tests.edge_stores", "tests.store_contract", "tests.versioned"
+)
 
 CORPUS = {
     "guide/install.md": "# Install\n\nUse pip to install the package.\n\n## Linux\n\nNeeds a compiler and headers.\n",
@@ -89,6 +91,35 @@ def ingested(_ingested: Path, tmp_path: Path) -> Workspace:
     """The workspace `kb` after one ingest of the folder `corpus` beside it: a copy, as good as new and cheaper."""
     copy(_ingested, tmp_path)
     return Workspace.open(tmp_path / "kb")
+
+
+@pytest.fixture(scope="session")
+def _versioned(_ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.versioned import commit, environment, run, versioned
+
+    place = tmp_path_factory.mktemp("versioned")
+    copy(_ingested, place)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(place).items():
+            patch.setenv(name, value)
+        versioned(place / "kb", place / "remote")
+        assert (Workspace.open(place / "kb").ingest().dvc or {})["recorded"]
+        commit(place / "kb", "first")
+        run(place / "kb", "git", "tag", "first")
+        run(place / "kb", "dvc", "push", "-q")
+    return place
+
+
+@pytest.fixture
+def versioned(_versioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace of `ingested` in git and DVC repositories, committed with the tag `first` and pushed to the folder
+    `remote` beside it."""
+    from tests.versioned import environment
+
+    copy(_versioned, tmp_path)
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "kb"
 
 
 @pytest.fixture
