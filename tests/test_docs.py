@@ -173,7 +173,7 @@ def test_every_key_of_params_is_documented() -> None:
     expected: dict[str, str] = {}
     for field in dataclasses.fields(config.Settings):
         if field.name == "sources":
-            expected |= {"sources[].name": "required", "sources[].connector": "files"}
+            expected |= {"sources[].name": "required", "sources[].connector": "files", "sources[].snapshot": "bytes"}
         elif field.name == "version":
             expected["version"] = str(config.VERSION)
         else:

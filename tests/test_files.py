@@ -112,7 +112,7 @@ def test_a_workspace_does_not_feed_on_itself(tmp_path: Path) -> None:
         "params.yaml",
         "dvc.lock",
         "data/snapshot/snapshot.json",
-        "data/dataset.dvc",
+        "data/loaded.json",
         "data/mine.md",
         "a.md",
     ):
@@ -121,7 +121,7 @@ def test_a_workspace_does_not_feed_on_itself(tmp_path: Path) -> None:
     below = write(tmp_path / "docs" / "params.yaml", "a: 1")
     assert names(listing(files(tmp_path, path="docs"))) == [below.name]
     assert names(listing(files(tmp_path / "elsewhere", path=str(tmp_path / "data")))) == [
-        "dataset.dvc",
+        "loaded.json",
         "mine.md",
         "snapshot/snapshot.json",
     ]

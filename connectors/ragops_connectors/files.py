@@ -25,7 +25,7 @@ _NEVER = frozenset((".ragops", ".git", ".dvc", ".hg", ".svn"))
 #: What ragops itself writes into a workspace: a source that holds its own workspace must not feed on it.
 _OWN = {
     "": frozenset(("params.yaml", "dvc.yaml", "dvc.lock")),
-    "data": frozenset(("snapshot", "dataset", "models", "snapshot.dvc", "dataset.dvc", "models.dvc")),
+    "data": frozenset(("snapshot", "dataset", "models", "snapshot.dvc", "loaded.json")),
 }
 
 
