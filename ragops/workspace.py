@@ -123,7 +123,6 @@ class Workspace:
         options = Options(allow_deletes, rebuild, rehash, retry)
         params = self.root / config.FILE
         with self._locked(wait):
-            self.settings = config.load(params)  # while this one waited, another may have added a source
             before = params.read_text("utf-8")
             try:
                 with self._job(path, options, progress, add=True) as job:
@@ -244,6 +243,7 @@ class Workspace:
         try:
             durable.make_folder(self.local)
             with lock.hold(self.local / "lock", wait) as died:
+                self.settings = config.load(self.root / config.FILE)  # another may have changed it in the meantime
                 if died:
                     self._sweep()
                 yield
@@ -320,7 +320,7 @@ class Workspace:
         from ragops_pipelines.verify import repair as mend
         from ragops_pipelines.verify import verify
 
-        with self._locked(wait), self._job(None, Options(), progress, add=False) as job:
+        with self._locked(wait), self._job(None, Options(), progress, add=False, scanned=repair) as job:
             found = verify(job)
             return mend(job, found) if repair else found
 
@@ -331,7 +331,7 @@ class Workspace:
         from ragops_pipelines.job import Options
         from ragops_pipelines.run import compact
 
-        with self._locked(wait), self._job(None, Options(), None, add=False) as job:
+        with self._locked(wait), self._job(None, Options(), None, add=False, scanned=False) as job:
             before = sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
             compact(job)
             freed = before - sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
@@ -353,7 +353,6 @@ class Workspace:
 
         file = self.root / config.FILE
         with self._locked(wait):
-            self.settings = config.load(file)
             store = self.settings.store
             url = params.destination(to)
             text = params.with_store_url(file.read_text("utf-8"), url)
@@ -391,7 +390,6 @@ class Workspace:
         from ragops.backup import backup
 
         with self._locked(wait):
-            self.settings = config.load(self.root / config.FILE)
             return backup(self.root, self.settings, self.store, Path(file), replace=replace, tell=_teller(progress))
 
     @classmethod

@@ -81,6 +81,26 @@ def test_prune_keeps_what_is_live_and_what_is_read(workspace: Workspace, pages: 
     assert [release["live"] for release in workspace.releases()] == [True]
 
 
+def test_settings_are_those_of_the_moment(workspace: Workspace, pages: Path) -> None:
+    """Another process may have added a source, or moved the store, since the workspace was opened."""
+    for i in range(4):
+        edit(pages, "page0.md", f"# Page 0\n\nVersion {i}.\n")
+        workspace.ingest(pages)
+    params = workspace.root / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("keep: 5", "keep: 1"), "utf-8")
+    assert workspace.prune() == ([1, 2], [])
+
+
+def test_what_reads_no_source_needs_none(workspace: Workspace, pages: Path, ragops: Callable[..., Result]) -> None:
+    workspace.ingest(pages)
+    params = workspace.root / "params.yaml"
+    text = params.read_text("utf-8")
+    params.write_text(text[: text.index("sources:")] + text[text.index("\nparse:") :], "utf-8")
+    assert answer(ragops("verify", "-w", workspace.root, "--json"))["ok"]
+    assert answer(ragops("gc", "-w", workspace.root, "--json"))["models"] == []
+    assert "names no source" in ragops("verify", "--repair", "-w", workspace.root).stderr
+
+
 def test_releases_on_the_command_line(ragops: Callable[..., Result], tmp_path: Path, pages: Path) -> None:
     root = tmp_path / "kb"
     set_source(root, pages)
