@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ragops.cli.search import passage
 from ragops.workspace import Workspace
 from tests.conftest import Result, answer, settle, use_model, write_corpus
 
@@ -47,6 +48,20 @@ def test_the_contract_of_search(kb: Path, ragops: Run) -> None:
     people = ragops("search", "penguins swim", "-w", kb, "-k", 1)
     assert people.returncode == 0
     assert "corpus:/notes.txt" in people.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("one\n two\t three", "one two three"),
+        ("word " * 100, "word " * 79 + "word ..."),
+        ("漢字" * 300, "漢字" * 200 + " ..."),  # no spaces to cut at
+        ("a " + "x" * 500, "a " + "x" * 398 + " ..."),
+        ("plain\x1b[2Jtext\x9b31m", "plain [2Jtext 31m"),
+    ],
+)
+def test_what_is_shown_of_a_passage(text: str, shown: str) -> None:
+    assert passage(text) == shown
 
 
 def test_filters(kb: Path, ragops: Run) -> None:

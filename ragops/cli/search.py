@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from ragops.cli.options import JsonOption, WorkspaceOption, print_json
 
 if TYPE_CHECKING:
     from ragops.retrieval.search import Hit
+
+SHOWN = 400  # characters of a passage
 
 
 def command(
@@ -48,12 +51,7 @@ def command(
         return
     for rank, hit in enumerate(results.hits, 1):
         print(f"{rank}. {_citation(hit)}")
-        passage = " ".join(hit.text.split())
-        print(
-            textwrap.fill(
-                textwrap.shorten(passage, 400, placeholder=" ..."), 100, initial_indent="   ", subsequent_indent="   "
-            )
-        )
+        print(textwrap.fill(passage(hit.text), 100, initial_indent="   ", subsequent_indent="   "))
     if not results.hits:
         print("no passage matches" + (" the filter" if filter else ""))
     if results.revision is not None:
@@ -62,8 +60,22 @@ def command(
         print(f"release {results.release}")
 
 
+def passage(text: str) -> str:
+    """The beginning of a text on one line, cut between words where there are any (Chinese sets none apart)."""
+    line = _line(text)
+    if len(line) <= SHOWN:
+        return line
+    end = line.rfind(" ", SHOWN // 2, SHOWN)
+    return line[: SHOWN if end < 0 else end] + " ..."
+
+
+def _line(text: str) -> str:
+    """Without a document's control characters: they would steer the terminal."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+
+
 def _citation(hit: Hit) -> str:
-    path = " > ".join(part for part in (hit.title, *hit.heading) if part)
+    path = " > ".join(_line(part) for part in (hit.title, *hit.heading) if part)
     page = f", page {hit.page}" if hit.page is not None else ""
     return f"{hit.uri}{page}  [{hit.start}:{hit.end}]  {hit.score:.3f}" + (f"\n   {path}" if path else "")
 
