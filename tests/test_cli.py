@@ -64,6 +64,16 @@ def test_what_is_shown_of_a_passage(text: str, shown: str) -> None:
     assert passage(text) == shown
 
 
+def test_letters_that_the_terminal_lacks(kb: Path, ragops: Run) -> None:
+    env = {"PYTHONIOENCODING": "ascii"}
+    (kb.parent / "corpus/notes.txt").write_text("Pingüine, ペンギン\n", "utf-8")
+    assert ragops("ingest", "-w", kb).returncode == 0
+    assert "\\u30da\\u30f3" in ragops("search", "ペンギン", "-k", "1", "-w", kb, env=env).stdout
+    found = answer(ragops("search", "ペンギン \udcff", "-k", "1", "-w", kb, "--json", env=env))
+    assert (found["query"], found["hits"][0]["text"]) == ("ペンギン \udcff", "Pingüine, ペンギン")
+    assert answer(ragops("search", "\udcff", "-w", kb, "--json"))["query"] == "\udcff"
+
+
 def test_filters(kb: Path, ragops: Run) -> None:
     def uris(*filters: str) -> set[str]:
         options = [part for item in filters for part in ("-f", item)]

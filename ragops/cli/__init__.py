@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import sys
 
 import typer
@@ -23,6 +23,7 @@ from ragops.cli import (
     store,
     verify,
 )
+from ragops.cli.options import print_json
 from ragops.errors import RagopsError
 
 STOPPED = 130
@@ -64,6 +65,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 findings, 2 wrong use or configuration, 3 failed, 130 stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a terminal may lack a document's letters
     try:
         code = app(args=arguments, standalone_mode=False)
         if code == STOPPED:  # typer turned Ctrl-C into its exit code
@@ -89,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(message: str, hint: str, code: int, *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}, ensure_ascii=False))
+        print_json({"error": {"message": message, "hint": hint, "exit_code": code}}, indent=None)
     if message:  # none: the help was printed instead
         print(f"error: {message}", file=sys.stderr)
     if hint and message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +22,9 @@ WaitOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value; progress goes to stderr.")]
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+def print_json(value: Any, indent: int | None = 1) -> None:
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, ensure_ascii=not unicode, indent=indent))
 
 
 def releases_line(numbers: Sequence[int], live: int | None, *, held: bool) -> str:
