@@ -18,7 +18,10 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> int:
     if json:
         print_json({"ok": not wrong, "checks": [check.as_dict() for check in checks]})
     else:
+        width = max(len(check.name) for check in checks)
         for check in checks:
-            print(f"{check.state:<8} {check.name:<16} {check.found}" + (f"\n{'':26}{check.hint}" if check.hint else ""))
+            print(f"{check.state:<6} {check.name:<{width}}  {check.found}")
+            if check.hint:
+                print(f"{'':{width + 9}}{check.hint}")
         print("all well" if not wrong else f"{len(wrong)} wrong")
     return 1 if wrong else 0
