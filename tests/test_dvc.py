@@ -1,11 +1,10 @@
-"""An ingest in a DVC workspace and `dvc repro` agree: what is recorded, cloned, reproduced, and had again of old days."""
+"""An ingest in a DVC workspace and `dvc repro` agree: what is recorded, cloned, reproduced, had again of old days."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from ragops.workspace import Workspace
 from tests.conftest import copy, settle, write_corpus
 from tests.versioned import (
+    QUERIES,
     answers,
     clone,
     commit,
@@ -26,6 +26,7 @@ from tests.versioned import (
     holds,
     reproduce,
     run,
+    told,
 )
 
 STAGES = ["parse", "chunk", "embed", "load"]
@@ -323,7 +324,7 @@ def test_metrics_and_plots(versioned: Path) -> None:
 
 # ------------------------------------------------------------------ old days
 @pytest.fixture
-def aged(versioned: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def aged(versioned: Path) -> tuple[Path, dict[str, Any]]:
     """A workspace with three committed days; what was answered on each."""
     days = {"first": answers(versioned)}
     put(versioned, "notes.txt", "Penguins moved to the north.\n\nThey still swim well.\n")
@@ -331,6 +332,7 @@ def aged(versioned: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     recorded(versioned)
     commit(versioned, "second")
     run(versioned, "git", "tag", "second")
+    dvc(versioned, "push")  # for `push --all-commits` a remote below `.` is one below `/`
     days["second"] = answers(versioned)
     (versioned.parent / "corpus/data.csv").unlink()
     edited(versioned, {"size: null": "size: 10"})
@@ -340,7 +342,7 @@ def aged(versioned: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     days["third"] = answers(versioned)
     dvc(versioned, "push")
     assert len({repr(found) for found in days.values()}) == 3
-    yield versioned, days
+    return versioned, days
 
 
 def test_an_old_revision_answers_as_it_did(aged: tuple[Path, dict[str, Any]]) -> None:
@@ -402,3 +404,46 @@ def test_permissions_stay_todays_in_an_old_dataset(versioned: Path) -> None:
     assert "corpus:/new.md" not in uris(versioned, groups="staff")
     assert "corpus:/new.md" in uris(versioned, groups="board")
     assert dirty(versioned) == {}
+
+
+# ------------------------------------------------------------------ asking an old revision
+def asked(root: Path, rev: str) -> dict[str, list[tuple[Any, ...]]]:
+    with Workspace.open(root) as workspace:
+        return {query: told(workspace.search(query, rev=rev, exact=True).hits) for query in QUERIES}
+
+
+def test_revisions_answer_as_they_did(aged: tuple[Path, dict[str, Any]]) -> None:
+    """From kept releases, from DVC's cache, and in a clone that has neither, from the remote."""
+    root, days = aged
+    for day, found in days.items():
+        assert asked(root, day) == found
+    shutil.rmtree(root / ".ragops/store")
+    assert {day: asked(root, day) for day in days} == days
+    copied = clone(root)
+    for day, found in days.items():
+        assert asked(copied, day) == found
+    said = json.loads(run(copied, "ragops", "search", QUERIES[0], "--rev", "second", "--json"))
+    assert said["hits"][0]["uri"] == days["second"][QUERIES[0]][0][0]
+    assert run(copied, "git", "status", "--porcelain") == ""
+    for rev in ("nothing", "HEAD~9", "--all"):
+        assert "revision" in run(copied, "ragops", "search", "x", f"--rev={rev}", code=2)
+
+
+def test_a_revision_from_before_the_first_ingest(versioned: Path) -> None:
+    put(versioned, "new.md", "# New\n\nFoxes.\n")
+    run(versioned, "git", "rm", "-q", "--cached", "data/dataset/dataset.json")
+    run(versioned, "git", "commit", "-q", "-m", "without")
+    said = run(versioned, "ragops", "search", "x", "--rev", "HEAD", code=2)
+    assert "git add data/dataset/dataset.json" in said
+
+
+def test_permissions_stay_todays_at_an_old_revision(versioned: Path) -> None:
+    text = "---\ntenant: acme\ngroups: [{}]\n---\n# New\n\nFoxes dig in the snow.\n"
+    for groups in ("staff", "board"):
+        put(versioned, "new.md", text.format(groups))
+        recorded(versioned)
+        commit(versioned, groups)
+    shutil.rmtree(versioned / ".ragops/store")
+    with Workspace.open(versioned) as workspace:
+        assert not workspace.search("foxes", rev="HEAD~1", filter={"groups": "staff"}).hits
+        assert workspace.search("foxes", rev="HEAD~1", filter={"groups": "board"}).hits

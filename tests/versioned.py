@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,14 @@ def fingerprint(root: Path) -> str:
     return str(json.loads((root / "data/dataset/dataset.json").read_bytes())["fingerprint"])
 
 
-def answers(root: Path, queries: tuple[str, ...] = QUERIES) -> dict[str, list[tuple[Any, ...]]]:
+def answers(root: Path, queries: Sequence[str] = QUERIES) -> dict[str, list[tuple[Any, ...]]]:
     """Hits and scores of the live release, by exact search."""
     with Workspace.open(root) as workspace:
-        return {query: list(map(_told, workspace.search(query, exact=True).hits)) for query in queries}
+        return {query: told(workspace.search(query, exact=True).hits) for query in queries}
 
 
-def _told(hit: Hit) -> tuple[Any, ...]:
-    return hit.uri, hit.chunk_id, hit.start, hit.end, hit.text, round(hit.score, 6)
+def told(hits: Sequence[Hit]) -> list[tuple[Any, ...]]:
+    return [(hit.uri, hit.chunk_id, hit.start, hit.end, hit.text, round(hit.score, 6)) for hit in hits]
 
 
 def holds(root: Path) -> dict[str, Any]:
