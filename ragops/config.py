@@ -125,16 +125,23 @@ def parse(text: str, name: str = FILE) -> Settings:
         value = {}
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected keys such as 'sources:', found {_kind(value)}")
-    version = value.get("version", VERSION)
-    if isinstance(version, int) and version > VERSION:
+    found = value.get("version", VERSION)
+    if isinstance(found, int) and found > VERSION:
         raise ConfigError(
-            f"{where.at('version')}: this workspace is of a newer ragops (version {version}; this one knows {VERSION})",
+            f"{where.at('version')}: this workspace is of a newer ragops (version {found}; this one knows {VERSION})",
             UPGRADE,
         )
     sources = _sources(value.pop("sources", None), where.at("sources"))
     settings = bind(Settings, value, where, also=("sources",))
     _check_ranges(settings, where)
     return dataclasses.replace(settings, sources=sources)
+
+
+def version(text: str) -> int:
+    """Which version of params.yaml a text says it is, whatever is wrong with the rest. Raises ConfigError."""
+    value, _ = _read_yaml(text, FILE)
+    found = value.get("version", VERSION) if isinstance(value, dict) else VERSION
+    return found if isinstance(found, int) else VERSION
 
 
 def bind(cls: type[T], value: Any, where: Where, also: tuple[str, ...] = ()) -> T:
@@ -242,8 +249,8 @@ def is_address(text: str) -> bool:
 def _check_ranges(settings: Settings, where: Where) -> None:
     checks = [
         (("parse", "workers"), 0 <= settings.parse.workers <= 256, "0 to 256"),
-        (("parse", "timeout"), settings.parse.timeout > 0, "more than 0 seconds"),
-        (("parse", "memory_mb"), settings.parse.memory_mb >= 256, "at least 256"),
+        (("parse", "timeout"), 0 < settings.parse.timeout <= 86_400, "more than 0 seconds, and at most 86400"),
+        (("parse", "memory_mb"), 256 <= settings.parse.memory_mb <= 1 << 20, "256 to 1048576"),
         (("chunk", "size"), (settings.chunk.size or 8) >= 8, "at least 8 tokens"),
         (("chunk", "overlap"), 0 <= settings.chunk.overlap <= (settings.chunk.size or 512) // 2, "0 to half the size"),
         (("release", "keep"), settings.release.keep >= 1, "at least 1"),
@@ -281,7 +288,7 @@ def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
         if isinstance(node, yaml.MappingNode):
             found: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key = str(loader.construct_object(key_node))
+                key = str(build(key_node, path))
                 if key in found:
                     raise ConfigError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice")
                 found[key] = build(value_node, (*path, key))
@@ -289,7 +296,13 @@ def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
             return found
         if isinstance(node, yaml.SequenceNode):
             return [build(item, (*path, str(i))) for i, item in enumerate(node.value)]
-        return loader.construct_object(node)
+        try:
+            return loader.construct_object(node)
+        except (ValueError, AttributeError) as error:  # a 13th month; what the loader's own patterns let through
+            said = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            raise ConfigError(
+                f"{name}:{node.start_mark.line + 1}: {said}", "Put it in quotes if it is text."
+            ) from error
 
     try:
         node = loader.get_single_node()
@@ -298,6 +311,8 @@ def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
         raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    except RecursionError:
+        raise ConfigError(f"{name}: it is nested too deep, or holds itself by an alias") from None
     finally:
         loader.dispose()
     lines.pop((), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ragops import config, durable, params
-from ragops.errors import SchemaError
+from ragops.errors import ConfigError, SchemaError
 from ragops.stores import manifest, permissions
 from ragops_pipelines import dataset, snapshot, state
 
@@ -106,13 +106,8 @@ def _inside(root: Path, path: Path) -> str:
 
 
 def _params(file: Path) -> int:
-    import yaml
-
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        value = yaml.safe_load(file.read_text("utf-8"))
-        found = value.get("version", config.VERSION) if isinstance(value, dict) else config.VERSION
-        if isinstance(found, int):
-            return found
+    with contextlib.suppress(OSError, ValueError, ConfigError):
+        return config.version(file.read_text("utf-8"))
     return config.VERSION  # whatever is wrong with it, reading it tells
 
 
