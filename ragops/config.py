@@ -253,6 +253,7 @@ def _check_ranges(settings: Settings, where: Where) -> None:
         (("parse", "memory_mb"), 256 <= settings.parse.memory_mb <= 1 << 20, "256 to 1048576"),
         (("chunk", "size"), (settings.chunk.size or 8) >= 8, "at least 8 tokens"),
         (("chunk", "overlap"), 0 <= settings.chunk.overlap <= (settings.chunk.size or 512) // 2, "0 to half the size"),
+        (("embed", "model"), bool(settings.embed.model.strip()), "the name or the folder of a model"),
         (("release", "keep"), settings.release.keep >= 1, "at least 1"),
         (("release", "max_delete"), 0 <= settings.release.max_delete <= 1, "a share from 0 to 1"),
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),
@@ -283,19 +284,7 @@ def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     lines: dict[tuple[str, ...], int] = {}
 
-    def build(node: Any, path: tuple[str, ...]) -> Any:
-        lines[path] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            found: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = str(build(key_node, path))
-                if key in found:
-                    raise ConfigError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice")
-                found[key] = build(value_node, (*path, key))
-                lines[(*path, key)] = key_node.start_mark.line + 1
-            return found
-        if isinstance(node, yaml.SequenceNode):
-            return [build(item, (*path, str(i))) for i, item in enumerate(node.value)]
+    def plain(node: Any) -> Any:
         try:
             return loader.construct_object(node)
         except (ValueError, AttributeError) as error:  # a 13th month; what the loader's own patterns let through
@@ -303,6 +292,21 @@ def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
             raise ConfigError(
                 f"{name}:{node.start_mark.line + 1}: {said}", "Put it in quotes if it is text."
             ) from error
+
+    def build(node: Any, path: tuple[str, ...]) -> Any:
+        lines[path] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            found: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = str(plain(key_node))
+                if key in found:
+                    raise ConfigError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice")
+                found[key] = build(value_node, (*path, key))
+                lines[(*path, key)] = key_node.start_mark.line + 1
+            return found
+        if isinstance(node, yaml.SequenceNode):
+            return [build(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        return plain(node)
 
     try:
         node = loader.get_single_node()

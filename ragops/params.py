@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -28,7 +29,7 @@ def with_store_url(text: str, url: str | None) -> str:
     """The text of params.yaml with another `store.url`; None: the embedded store. Raises UsageError."""
     if config.parse(text).store.url == url:
         return text
-    changed = _with(text, "store", "url", "null" if url is None else _quoted(url))
+    changed = _with(text, "store", "url", "null" if url is None else quoted(url))
     if config.parse(changed).store.url != url:
         raise UsageError(
             f"'store' in {config.FILE} stands in a form that ragops does not edit",
@@ -77,7 +78,11 @@ def _with(text: str, section: str, name: str, value: str) -> str:
     return text + ("" if not text or text.endswith("\n") else "\n") + f"{section}:\n  {name}: {value}\n"
 
 
-def _quoted(text: str) -> str:
-    return (
-        text if re.fullmatch(r"[A-Za-z][A-Za-z0-9_./:-]*[A-Za-z0-9/]", text) else json.dumps(text, ensure_ascii=False)
-    )
+def quoted(text: str) -> str:
+    """YAML that is read back as this text: plain where that is so, which it is not for 2024, null or on."""
+    import yaml
+
+    with contextlib.suppress(yaml.YAMLError, ValueError, AttributeError):
+        if re.fullmatch(r"[A-Za-z0-9_./:-]+", text) and yaml.safe_load(text) == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from ragops import config
 from ragops.config import Settings, SourceSettings, Where
 from ragops.errors import UsageError
+from ragops.params import quoted
 
 
 def match(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings | None, str]:
@@ -21,7 +23,7 @@ def match(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings | 
         place = source.options.get("path")
         if not isinstance(place, str):
             continue
-        base = (root / place).resolve()
+        base = _target(root, place)
         if target == base:
             return source, ""
         if source.connector == "files" and base in target.parents:
@@ -44,7 +46,7 @@ def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str
         connector = "records"
     for source in settings.sources:
         place = source.options.get("path")
-        if source.connector == "files" and isinstance(place, str) and target in (root / place).resolve().parents:
+        if source.connector == "files" and isinstance(place, str) and target in _target(root, place).parents:
             raise UsageError(
                 f"{path} holds the source '{source.name}' ({place}): its files would be ingested twice",
                 f"Run `ragops ingest` for the known sources, or replace '{source.name}' in {root / config.FILE}.",
@@ -54,7 +56,9 @@ def add(root: Path, settings: Settings, path: Path) -> tuple[SourceSettings, str
         place = target.relative_to(root.resolve()).as_posix() or "."
     except ValueError:
         place = str(target)
-    lines = [f"  - name: {name}", f"    connector: {connector}", f"    path: {_quoted(place)}"]
+    if place.startswith("~"):  # else the home folder would be meant
+        place = str(target)
+    lines = [f"  - name: {quoted(name)}", f"    connector: {connector}", f"    path: {quoted(place)}"]
     params = root / config.FILE
     text = _insert(params.read_text("utf-8") if params.exists() else "", lines)
     found = next(source for source in config.parse(text).sources if source.name == name)
@@ -77,9 +81,9 @@ def _insert(text: str, lines: list[str]) -> str:
                 at -= 1  # before the blank lines and comments that belong to what follows
             indent = " " * (value.value[0].start_mark.column - 2)
             return "\n".join([*body[:at], *(indent + line[2:] for line in lines), *body[at:]]) + "\n"
-        if isinstance(value, yaml.SequenceNode) and value.value:
+        if (isinstance(value, yaml.SequenceNode) and value.value) or value.end_mark.line != key.start_mark.line:
             raise UsageError(
-                f"{config.FILE}:{key.start_mark.line + 1}: 'sources' stands in one line, which ragops does not edit",
+                f"{config.FILE}:{key.start_mark.line + 1}: 'sources' stands in a form that ragops does not edit",
                 "Write one source per '- ' entry, or add this one yourself:\n" + "\n".join(lines),
             )
         at = key.start_mark.line
@@ -95,7 +99,6 @@ def _name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _quoted(text: str) -> str:
-    import json
-
-    return text if re.fullmatch(r"[A-Za-z0-9_./-]+", text) else json.dumps(text, ensure_ascii=False)
+def _target(root: Path, place: str) -> Path:
+    """Where a source's `path` leads, as its connector reads it."""
+    return (root / os.path.expanduser(place)).resolve()

@@ -8,7 +8,7 @@ from ragops import config, sources
 from ragops.config import Settings, parse
 from ragops.errors import ConfigError, UsageError
 from ragops.templates import PARAMS
-from ragops_connectors import connector_settings
+from ragops_connectors import build, connector_settings
 
 
 def test_the_template_is_the_defaults() -> None:
@@ -47,6 +47,8 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("a: " + "[" * 5000 + "]" * 5000, None, "nested too deep"),
         ("parse:\n  timeout: .inf\n", 2, "at most 86400"),
         ("parse:\n  memory_mb: 10000000000000000000000\n", 2, "256 to 1048576"),
+        ("sources:\n  - path: a\n    include: 3\n    exclude: 3\n", 2, "a source needs a name"),
+        ("embed:\n  model: ''\n", 2, "the name or the folder of a model"),
         ("- a\n", None, "expected keys"),
         ("version: 99\n", 1, "of a newer ragops"),
         ("version: one\n", 1, "'version' takes a whole number"),
@@ -88,6 +90,7 @@ LAYOUTS = {
     "one source": "sources:\n  - name: old\n    path: old\n\n# about chunks\nchunk:\n  size: 100\n",
     "not indented": "sources:\n- name: old\n  path: old\nchunk:\n  size: 100\n",
     "deep": "sources:\n    - name: old\n      path: old\n      include:\n        - '*.md'\n",
+    "null": "sources: null\nchunk:\n  size: 100\n",
     "last without newline": "chunk: {size: 100}\nsources:\n  - name: old\n    path: old",
 }
 
@@ -104,6 +107,34 @@ def test_a_new_source_keeps_everything_else(tmp_path: Path, text: str) -> None:
     assert settings.chunk == before.chunk
     kept = [line for line in text.splitlines() if line.strip() and not line.startswith("sources:")]
     assert [line for line in after.splitlines() if line in kept] == kept
+
+
+@pytest.mark.parametrize(
+    "name", ["2024", "2024-13-45", "1.5", "0x1f", "1e3", "null", "on", "~", "#x", "a: b", "-", "ü"]
+)
+def test_a_folder_keeps_its_name_in_yaml(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    source, text = sources.add(tmp_path, Settings(), tmp_path / name)
+    assert [(each.name, each.options) for each in parse(text).sources] == [(source.name, source.options)]
+    assert sources.match(tmp_path, parse(text), tmp_path / name) == (parse(text).sources[0], "")
+    settings = config.bind(connector_settings("files"), source.options, source.where)
+    assert build("files", source.name, tmp_path, settings).root == str(tmp_path / name)
+
+
+def test_a_source_in_the_home_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/docs").mkdir(parents=True)
+    settings = parse("sources:\n  - name: docs\n    path: ~/docs\n")
+    assert sources.match(tmp_path, settings, tmp_path / "home/docs") == (settings.sources[0], "")
+    with pytest.raises(UsageError, match="twice"):
+        sources.add(tmp_path, settings, tmp_path / "home")
+
+
+def test_what_is_not_edited_is_told(tmp_path: Path) -> None:
+    for text in ("sources: [{name: a}]\n", "sources:\n  []\n", "sources: [\n]\n"):
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(UsageError, match="a form that ragops does not edit"):
+            sources.add(tmp_path, Settings(), tmp_path)
 
 
 def test_rows_are_known_by_the_name_of_their_file(tmp_path: Path) -> None:
