@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ragops.cli.search import passage
+from ragops.cli.search import parse_filter, passage
+from ragops.errors import UsageError
 from ragops.workspace import Workspace
 from tests.conftest import Result, answer, settle, use_model, write_corpus
 
@@ -48,6 +49,29 @@ def test_the_contract_of_search(kb: Path, ragops: Run) -> None:
     people = ragops("search", "penguins swim", "-w", kb, "-k", 1)
     assert people.returncode == 0
     assert "corpus:/notes.txt" in people.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("source=2024", {"source": "2024"}),
+        ('source="2024"', {"source": "2024"}),
+        ("title=true", {"title": "true"}),
+        ("page=3", {"page": 3}),
+        ("meta.year=2024", {"meta.year": 2024}),
+        ('meta.year="2024"', {"meta.year": "2024"}),
+        ("meta.draft=false", {"meta.draft": False}),
+        (" uri = a=b", {"uri": " a=b"}),
+        ('{"page": {"gte": 1}}', {"page": {"gte": 1}}),
+    ],
+)
+def test_what_is_meant_by_a_filter(given: str, meant: object) -> None:
+    assert parse_filter([given]) == meant
+
+
+def test_a_filter_that_is_too_deep() -> None:
+    with pytest.raises(UsageError, match="not valid JSON"):
+        parse_filter(['{"a":' * 100_000])
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def parse_filter(given: list[str]) -> dict[str, Any] | None:
         if item.lstrip().startswith("{"):
             try:
                 found = json_module.loads(item)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UsageError(
                     f"--filter: not valid JSON: {error}", """Example: -f '{"page": {"gte": 10}}'"""
                 ) from error
@@ -97,7 +97,8 @@ def parse_filter(given: list[str]) -> dict[str, Any] | None:
             name, equals, value = item.partition("=")
             if not equals:
                 raise UsageError(f"--filter: {item!r} is neither field=value nor JSON", "Example: -f source=docs")
-            found = {name.strip(): _value(value)}
+            field = name.strip()
+            found = {field: _value(field, value)}
         for name in found:
             if name in merged:
                 raise UsageError(
@@ -108,10 +109,12 @@ def parse_filter(given: list[str]) -> dict[str, Any] | None:
     return merged or None
 
 
-def _value(text: str) -> Any:
-    """Numbers and booleans as such, everything else as text; quote it to keep a number as text."""
+def _value(field: str, text: str) -> Any:
+    """Numbers and booleans as such, but in fields of text; quotes keep a number as text in the others too."""
+    from ragops.stores.filters import TEXT_FIELDS
+
     try:
         value = json_module.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, (int, float, bool, str)) else text
+    return value if isinstance(value, str) or (isinstance(value, (int, float)) and field not in TEXT_FIELDS) else text

@@ -181,7 +181,7 @@ def _equals(name: str, key: str, value: Any) -> Node:
     if value is None:
         raise UsageError(f"filter: {name} is compared with null", f'Use {{"{name}": {{"exists": false}}}}.')
     if name in TEXT_FIELDS and not isinstance(value, str):
-        raise UsageError(f"filter: {name} is text, not {_kind(value)} ({value!r})", f'Write "{value}" in quotes.')
+        raise UsageError(f"filter: {name} is text, not {_kind(value)} ({value!r})", "Write it in quotes, as text.")
     if name == "page" and not _is_number(value):
         raise UsageError(f"filter: page is a number, not {_kind(value)} ({value!r})")
     if isinstance(value, str):
