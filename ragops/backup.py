@@ -86,6 +86,9 @@ def backup(root: Path, settings: config.Settings, store: Store, file: Path, *, r
     file = file.absolute()
     if file.is_dir() or not file.parent.is_dir():
         raise UsageError(f"{file} is no place for a file", "Give a file in a folder that exists: backup.tar")
+    for part in (root / "data", root / ".ragops"):
+        if file.resolve().is_relative_to(part.resolve()):
+            raise UsageError(f"{file} lies in {part}, which is a part of the backup", "Give a place outside of it.")
     if file.exists() and not replace:
         raise UsageError(f"{file} exists already", "Choose another name, or replace it: --replace")
     for stray in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):  # of one that was killed

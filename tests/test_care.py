@@ -149,6 +149,10 @@ def test_a_file_is_whole_or_not_there(kb: Workspace, tmp_path: Path, monkeypatch
     monkeypatch.undo()
     kb.backup(target, replace=True)
     assert archive.open_archive(target)[1]["live"] == 1
+    for inside in ("data/kb.tar", ".ragops/store/kb.tar", "docs/../data/dataset/kb.tar"):
+        (kb.root / "docs").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match="a part of the backup"):
+            kb.backup(kb.root / inside)
     with pytest.raises(UsageError, match="no place for a file"):
         kb.backup(tmp_path / "nowhere" / "kb.tar")
 
