@@ -297,7 +297,7 @@ def embed(job: Job) -> Done:
     durable.sync(dataset.folder / "vectors")
     texts = manifest.texts() | {datasets.PLOT: datasets.sources_csv(sources)}
     dataset.point(texts)
-    return Done("embed", there, live - there, max(0, stored - there))
+    return Done("embed", there, live - there, stored + live - there - manifest.counts["vectors"])
 
 
 def _embed(job: Job, recipe: Recipe, state: State, manifest: Manifest) -> list[str]:
