@@ -162,6 +162,12 @@ def test_settings_that_no_stage_reads_are_recorded_without_a_run(versioned: Path
 
 
 # ------------------------------------------------------------------ clones
+def rejects(root: Path) -> list[dict[str, Any]]:
+    """As `ragops rejects list` tells them, without the days."""
+    with Workspace.open(root) as workspace:
+        return [{k: v for k, v in r.items() if k not in ("first_seen", "attempts")} for r in workspace.rejects()]
+
+
 def test_a_clone_pulls_and_answers_the_same(mixed: Path) -> None:
     expected, held = answers(mixed), holds(mixed)
     copied = clone(mixed)
@@ -172,6 +178,8 @@ def test_a_clone_pulls_and_answers_the_same(mixed: Path) -> None:
     assert answers(copied) == expected
     assert holds(copied) == held
     run(copied, "ragops", "verify")
+    assert rejects(copied) == rejects(mixed)
+    assert len(rejects(copied)) == 4
     assert dirty(copied) == {}
     lock = (copied / "dvc.lock").read_bytes()
     said = json.loads(run(copied, "ragops", "ingest", "--json"))
@@ -195,19 +203,6 @@ def test_a_clone_ingests_without_a_reproduction(mixed: Path) -> None:
     assert reproduce(copied) == []
 
 
-def test_a_clone_knows_the_rejects(mixed: Path) -> None:
-    copied = clone(mixed)
-    dvc(copied, "pull")
-    reproduce(copied)
-
-    def rejects(root: Path) -> list[dict[str, Any]]:
-        with Workspace.open(root) as workspace:
-            return [{k: v for k, v in r.items() if k not in ("first_seen", "attempts")} for r in workspace.rejects()]
-
-    assert rejects(copied) == rejects(mixed)
-    assert len(rejects(copied)) == 4
-
-
 # ------------------------------------------------------------------ ingest and reproduction agree
 def test_a_snapshot_alone_reproduces_the_dataset(mixed: Path) -> None:
     """All stages from the bytes, with nothing remembered."""
@@ -225,6 +220,7 @@ def test_a_snapshot_alone_reproduces_the_dataset(mixed: Path) -> None:
     assert (copied / "dvc.lock").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_was_deleted_is_reproduced(mixed: Path) -> None:
     expected, held = answers(mixed), holds(mixed)
     for name in ("dataset", "models"):
@@ -251,6 +247,7 @@ def test_a_forced_reproduction_keeps_what_is_there(mixed: Path) -> None:
     assert ingest(mixed).noop
 
 
+@pytest.mark.slow
 def test_a_reproduction_of_another_snapshot_follows_the_change(mixed: Path) -> None:
     """`dvc repro` in a clone that pulled only the snapshot of a later day: as the ingest of that day."""
     copied = clone(mixed)
@@ -368,6 +365,7 @@ def test_an_old_revision_answers_as_it_did(aged: tuple[Path, dict[str, Any]]) ->
     assert dirty(root) == {}
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_of_an_old_revision(aged: tuple[Path, dict[str, Any]]) -> None:
     root, days = aged
     copied = clone(root)

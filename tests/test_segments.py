@@ -135,7 +135,7 @@ def answers(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, phases=(Phase.generate,)
+    max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, phases=(Phase.generate,)
 )
 @given(STEPS)
 def test_any_past_gives_the_rows_of_a_clean_build(small: None, steps: list[dict[str, str | None]]) -> None:

@@ -75,7 +75,8 @@ def dirty(root: Path) -> Any:
 
 def reproduce(root: Path, **options: Any) -> list[str]:
     """The stages that a `dvc repro` ran; each is a command of its own."""
-    return [stage.addressing for stage in dvc(root, "reproduce", **options)]
+    names = [stage.addressing for stage in dvc(root, "reproduce", **options)]
+    return [name for name in names if not name.endswith(".dvc")]
 
 
 def fingerprint(root: Path) -> str:
