@@ -310,7 +310,7 @@ def _restore(
         held=head["held"],
         documents=head["documents"],
         chunks=head["chunks"],
-        store=url or "embedded",
+        store=url or config.EMBEDDED,
         replaced=bool(occupied),
     )
 

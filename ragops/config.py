@@ -20,6 +20,7 @@ from ragops.errors import UPGRADE, ConfigError
 
 FILE = "params.yaml"
 VERSION = 1
+EMBEDDED = "embedded"  # names the store in the workspace, where a server's address could stand
 T = TypeVar("T")
 
 

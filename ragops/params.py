@@ -10,16 +10,14 @@ from typing import Any
 from ragops import config
 from ragops.errors import UsageError
 
-EMBEDDED = "embedded"  # the store in the workspace, where a server's address could stand
-
 
 def destination(to: str) -> str | None:
     """The `store.url` that a person means: a server's address, or None for "embedded". Raises UsageError."""
-    if to == EMBEDDED:
+    if to == config.EMBEDDED:
         return None
     if not config.is_address(to):
         raise UsageError(
-            f'{to!r} is neither the address of a Qdrant server nor "{EMBEDDED}"',
+            f'{to!r} is neither the address of a Qdrant server nor "{config.EMBEDDED}"',
             "Such as http://localhost:6333, without a name and password: a key comes from the environment.",
         )
     return to

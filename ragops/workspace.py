@@ -556,6 +556,7 @@ class Workspace:
             ]
         return {
             "workspace": str(self.root),
+            "store": self.settings.store.url or config.EMBEDDED,
             "release": None if live is None else _described(live, live.number, self.store.held()),
             "releases": [release.number for release in self.store.releases()],
             "sources": sources,

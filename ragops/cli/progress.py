@@ -70,7 +70,8 @@ def _note(event: Event, seconds: float) -> str:
     unit = UNITS.get(event.stage, "")
     parts = [f"{event.done}/{event.total} {unit}" if event.total else f"{event.done} {unit}" if unit else ""]
     if event.done and seconds > 1:
-        parts.append(f"{event.done / seconds:.0f}/s")
+        if event.done >= seconds:  # else it would say 0/s
+            parts.append(f"{event.done / seconds:.0f}/s")
         share = event.share if event.total is None or event.stage == "sources" else event.done / event.total
         if share and 0.01 < share < 1:
             parts.append(f"about {_clock(seconds / share - seconds)} left")

@@ -17,6 +17,7 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
         print_json(status)
         return
     print(f"workspace  {status['workspace']}")
+    print(f"store      {status['store']}")
     release = status["release"]
     if release is None:
         print("release    none yet; make one: ragops ingest ./docs")
