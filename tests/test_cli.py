@@ -266,6 +266,7 @@ def test_a_stopped_ingest_goes_on(tmp_path: Path, ragops: Run, how: signal.Signa
     process = subprocess.Popen(
         [sys.executable, "-m", "ragops", "ingest", str(corpus), "-w", "kb"], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )  # fmt: skip
     cache = tmp_path / "kb/.ragops/cache.db"
     deadline = time.monotonic() + 60

@@ -364,6 +364,7 @@ def _scratch() -> Iterator[State]:
         state = State(Path(folder))
         try:
             state.start_work()
-            yield state
+            with state.transaction():  # else sqlite ends one for each row
+                yield state
         finally:
             state.close()
