@@ -12,7 +12,7 @@ demo: install ## ingest docs/ and ask it a question
 	$(BIN)/ragops ingest
 	$(BIN)/ragops search "$(QUESTION)" -k 3
 
-test: install-dev ## in about six minutes on two cores
+test: install-dev ## all but the slow ones, two files of tests at a time
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: install-dev ## the rest: more of the crash matrix, the real model under kill -9
