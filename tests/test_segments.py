@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 from ragops.workspace import Workspace
 from ragops_pipelines import segments
-from ragops_pipelines.segments import FANOUT, FULL, ROWS, SMALL, Segment, batches, worn
+from ragops_pipelines.segments import FEW, FULL, LIGHT, MANY, ROWS, TIMES, Segment, batches, worn
 from tests.conftest import use_model, write_corpus
 from tests.crash.layout import remembered, strays, whole
 from tests.crash.scenarios import KEEP
 from tests.versioned import holds
-
-LEVELS = math.ceil(math.log2(FULL / SMALL) / 3) + 1  # sizes that are told apart
 
 
 def segment(name: str, rows: int, size: int, dead: int = 0) -> Segment:
@@ -36,7 +34,7 @@ def test_files_stay_few_and_are_rarely_written_again(runs: list[tuple[int, int, 
         for each in there:  # some rows die
             for row in range(0, each.rows, max(1, round(1 / max(killed, 0.001)))):
                 each.dead |= 1 << row
-        old = worn(there)
+        old = worn(there, size)
         there = [each for each in there if each not in old]
         parts = [(each.live, each.size * each.live // each.rows) for each in old if each.live]
         merged = pack(parts)
@@ -46,11 +44,11 @@ def test_files_stay_few_and_are_rarely_written_again(runs: list[tuple[int, int, 
         written += sum(part for _, part in merged)
         total = sum(each.size for each in there)
         live_rows = sum(each.rows for each in there)
-        # Of each size fewer than are merged, and what was merged or written now; the others are at least half full.
-        bound = LEVELS * (FANOUT - 1) + len(merged) + len(fresh) + 4 * total / FULL + 4 * live_rows / ROWS
-        assert len(there) <= bound
+        # The small ones, and what was merged or written now; the others are at least half full.
+        assert len(there) <= MANY - 1 + len(merged) + len(fresh) + 4 * total / FULL + 4 * live_rows / ROWS
         assert all(2 * each.live > each.rows for each in there)
-    assert written <= (LEVELS + 2) * added + FULL  # up a level at a time, or out of one that is half dead
+    # Either little is merged, or many at once: each byte in every (MANY / 2)th run at most. Half dead: once more.
+    assert written <= (TIMES + 2) * added + len(runs) * TIMES * LIGHT + FULL * len(runs) / (MANY // 2)
 
 
 def pack(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -76,14 +74,50 @@ def test_batches_hold_all_keys_in_order_and_are_not_too_large(sizes: list[tuple[
         assert sum(weight) <= FULL or len(batch) == 1
 
 
+@given(st.lists(st.integers(1, FULL // 2), max_size=60), st.integers(0, FULL), st.randoms())
+def test_a_run_merges_in_proportion_to_what_it_adds(sizes: list[int], added: int, random: Random) -> None:
+    there = [segment(str(n), 10, size) for n, size in enumerate(sizes)]
+    found = worn(there, added)
+    if len(there) < MANY:
+        assert sum(each.size for each in found) <= TIMES * max(added, LIGHT)
+    else:
+        assert len(found) >= FEW // 2
+    assert len(found) != 1
+    assert max((each.size for each in found), default=0) <= min(
+        (each.size for each in there if each not in found), default=FULL
+    )  # the lightest
+    random.shuffle(there)
+    assert worn(there, added) == found
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(10_000, 100_000), min_size=30, max_size=30), st.integers(0, 3))
+def test_no_push_of_a_month_is_far_above_the_change(changes: list[int], full: int) -> None:
+    """Thirty runs that each change a little of much: none writes more than four times what it adds."""
+    there = [segment(f"full {n}", ROWS, FULL) for n in range(full)]
+    for number, added in enumerate(changes):
+        merged = worn(there, added)
+        there = [each for each in there if each not in merged]
+        there += [segment(f"{number}-{n}", *part) for n, part in enumerate(pack([(1, each.size) for each in merged]))]
+        there.append(segment(str(number), 3, added))
+        assert sum(each.size for each in merged) <= TIMES * max(added, LIGHT)
+    assert len(there) < MANY + full
+
+
 def test_what_is_worn() -> None:
-    few = [segment(str(n), 10, 100) for n in range(FANOUT - 1)]
-    assert worn(few) == []
-    assert len(worn([*few, segment("more", 10, SMALL)])) == FANOUT
-    assert worn([*few, segment("large", ROWS, FULL)]) == []
-    assert worn([segment("half", 10, 100, 5)])
-    assert worn([segment("less", 10, 100, 4)]) == []
-    assert worn([segment("less", 10, 100, 1), segment("whole", 10, 100)], compact=True) == [segment("less", 10, 100, 1)]
+    few = [segment(str(n), 10, 100 * n) for n in range(1, FEW)]
+    assert worn(few, FULL) == []
+    eight = [*few, segment("more", 10, TIMES * LIGHT)]
+    assert worn(eight, 0) == few  # one too heavy for what is added
+    assert worn(eight, 2 * LIGHT) == eight
+    assert worn([*few, segment("large", ROWS, FULL)], FULL) == []
+    heavy = [segment(f"{n:02}", 10, FULL // 4) for n in range(MANY)]
+    assert worn(heavy[1:], LIGHT) == []
+    assert worn(heavy, LIGHT) == heavy[: MANY // 2]
+    assert worn([segment("half", 10, 100, 5)], 0)
+    assert worn([segment("less", 10, 100, 4)], 0) == []
+    less = segment("less", 10, 100, 1)
+    assert worn([less, segment("whole", 10, 100)], 0, compact=True) == [less]
 
 
 @given(st.integers(1, 200), st.data())
@@ -106,7 +140,8 @@ STEPS = st.lists(st.dictionaries(NAMES, st.none() | TEXTS, min_size=1, max_size=
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments that are full after four rows and merged by two, so that a few runs meet every case."""
     monkeypatch.setattr(segments, "ROWS", 4)
-    monkeypatch.setattr(segments, "FANOUT", 2)
+    monkeypatch.setattr(segments, "FEW", 2)
+    monkeypatch.setattr(segments, "MANY", 4)
 
 
 def made(place: Path, name: str) -> Workspace:

@@ -155,13 +155,13 @@ class Dataset:
         else:
             manifest.documents, manifest.chunks, manifest.vectors = old.documents, old.chunks, old.vectors
             state.strike("documents", manifest.documents, "SELECT document_id FROM work.gone")
-        worn = segments.worn(manifest.documents.values(), compact=compact)
+        sizes = db.execute("SELECT document_id, length(document) FROM work.staged ORDER BY document_id").fetchall()
+        worn = segments.worn(manifest.documents.values(), sum(size for _, size in sizes), compact=compact)
         for segment in worn:
             del manifest.documents[segment.name]
         written = 0
         for documents, chunks in self._merged(worn, manifest.chunks):
             written += self._add(state, manifest, documents, chunks)
-        sizes = db.execute("SELECT document_id, length(document) FROM work.staged ORDER BY document_id")
         for batch in segments.batches(sizes):
             documents, chunks = staged(state, batch[0], batch[-1])
             written += self._add(state, manifest, documents, chunks)
@@ -292,7 +292,7 @@ class Dataset:
             keys = [key for (key,) in db.execute("SELECT DISTINCT vector_key FROM points ORDER BY vector_key")]
         state.put("dead_vectors", dead)
         # what is small is merged with its like; the vectors of the worn are read before they leave
-        worn = segments.worn(manifest.vectors.values())
+        worn = segments.worn(manifest.vectors.values(), len(keys) * FLOAT32 * manifest.space["dim"])
         written = 0
         for segment in worn:
             del manifest.vectors[segment.name]

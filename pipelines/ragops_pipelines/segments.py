@@ -2,12 +2,14 @@
 
 A run appends what is new as one segment and marks the rows that no longer count in the manifest that names the
 segments, so that what is written (and what DVC pushes) follows the change. As in a log-structured merge tree, small
-segments are merged once several are of one size, and what is half dead is written again.
+segments are merged, but by no more bytes than a few times what the run adds, as long as they are not too many; what is
+half dead is written again.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -27,8 +29,10 @@ MEND = "Run `ragops verify --repair`: what is damaged is made again."
 LEVEL = 1  # of zstd: a quarter less time than by default for one hundredth more bytes
 FULL = 8 << 20  # bytes before compression; a segment of this size is not merged any more
 ROWS = 8192  # at most, so that a manifest's bitmap and a batch of vectors stay small
-SMALL = 64 << 10  # segments up to here count as one size
-FANOUT = 8  # segments of one size that are merged
+FEW = 8  # small segments before any are merged
+MANY = 32  # small segments that are merged whatever they weigh
+TIMES = 3  # what a run adds: the bytes that it merges, at most
+LIGHT = 8 << 10  # bytes that count as added by any run
 
 
 @dataclass(slots=True)
@@ -53,19 +57,27 @@ class Segment:
         return cls(str(found["name"]), int(found["rows"]), int(found["size"]), int(found.get("dead", "0"), 16))
 
 
-def worn(segments: Iterable[Segment], *, compact: bool = False) -> list[Segment]:
-    """Those to write again: half dead, or small and with as many of their size that they are merged.
+def worn(segments: Iterable[Segment], added: int, *, compact: bool = False) -> list[Segment]:
+    """Those to write again in a run that adds so many bytes: half dead, or small ones to be merged.
 
-    `compact`: all that have a dead row.
+    Of a few small ones, the lightest that together weigh at most `TIMES` what is added, where half of a few are so
+    light; of many, the lighter half. `compact`: all that have a dead row.
     """
     found: list[Segment] = []
-    levels: dict[int, list[Segment]] = {}
+    small: list[Segment] = []
     for segment in segments:
         if 2 * segment.live <= segment.rows or (compact and segment.dead):
             found.append(segment)
         elif segment.size <= FULL // 2 and segment.rows <= ROWS // 2:
-            levels.setdefault(max(segment.size, SMALL).bit_length() // 3, []).append(segment)
-    return found + [segment for level in levels.values() if len(level) >= FANOUT for segment in level]
+            small.append(segment)
+    small.sort(key=lambda segment: (segment.size, segment.name))
+    weights = itertools.accumulate(segment.size for segment in small)
+    light = sum(weight <= TIMES * max(added, LIGHT) for weight in weights)
+    if len(small) >= FEW and light >= FEW // 2:
+        found += small[:light]
+    elif len(small) >= MANY:
+        found += small[: len(small) // 2]
+    return found
 
 
 def batches(sizes: Iterable[tuple[str, int]]) -> Iterable[list[str]]:

@@ -113,7 +113,8 @@ class Snapshot:
 
         if not anew:
             state.strike("sources", manifest.sources, "SELECT uri FROM work.old_sources")
-        worn = segments.worn(manifest.sources.values(), compact=compact)
+        added = state.count("work.old_sources") * ROW
+        worn = segments.worn(manifest.sources.values(), added, compact=compact)
         for segment in worn:
             del manifest.sources[segment.name]
         kinds = {"size": pl.Int64, "kept": pl.Boolean}
@@ -139,14 +140,16 @@ class Snapshot:
     def _write_objects(self, state: State, manifest: Manifest, *, compact: bool) -> int:
         gone = f"SELECT sha FROM work.old_objects WHERE NOT {_NAMED}"
         state.strike("objects", manifest.objects, gone)
-        worn = segments.worn(manifest.objects.values(), compact=compact)
-        for segment in worn:
-            del manifest.objects[segment.name]
-            self._stage_pack(state, segment)
         fresh = (
             f"SELECT sha, length(data) FROM work.objects WHERE {_NAMED}"
             " AND NOT EXISTS (SELECT 1 FROM placed WHERE part = 'objects' AND key = sha) ORDER BY sha"
         )
+        worn = segments.worn(
+            manifest.objects.values(), sum(size for _, size in state.db.execute(fresh)), compact=compact
+        )
+        for segment in worn:
+            del manifest.objects[segment.name]
+            self._stage_pack(state, segment)
         written = 0
         for batch in segments.batches(state.db.execute(fresh).fetchall()):
             written += self._write_pack(state, manifest, batch)
