@@ -90,7 +90,19 @@ def main() -> None:
                 {name: tree[name] for name in names if name in tree} for tree in (before, after)
             ))  # fmt: skip
     measure.show(bars)
-    measure.write(arguments.out, {"environment": environment, "bars": bars, **result})
+    found = {"environment": environment, "bars": bars, **result}
+    measure.write(arguments.out, found if set(arguments.part) == set(PARTS) else _beside(arguments.out, found))
+
+
+def _beside(file: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """What was run, with what an earlier run says of the rest."""
+    if not file.exists():
+        return found
+    earlier = json.loads(file.read_bytes())
+    bars = {bar["bar"]: bar for bar in (*earlier["bars"], *found.pop("bars"))}
+    environment = found.pop("environment")
+    again = {**earlier.get("run_again", {}), **dict.fromkeys(found, environment)}
+    return {**earlier, **found, "bars": list(bars.values()), "run_again": again}
 
 
 def _arguments() -> argparse.Namespace:
