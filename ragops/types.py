@@ -322,6 +322,14 @@ class PointRow(NamedTuple):
 Permission: TypeAlias = tuple[str, tuple[str, ...]]
 
 
+class Place(NamedTuple):
+    """A point in the order of one leg of a search, before its payload is read."""
+
+    point_id: str
+    score: float
+    key: str  # by which the store finds it again
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A point that a store found."""
@@ -334,6 +342,14 @@ class Scored:
 #: {"field": value | {"in": [...]} | {"gte":, "lt":, "exists":}}, all must hold; {"any": [filter, ...]}
 Filter: TypeAlias = Mapping[str, Any]
 
+Retrieved: TypeAlias = "list[tuple[Mapping[str, Any], Vectors | None]]"
+
+#: What one leg of a search is asked: a dense vector (dim,), or a text for BM25.
+Leg: TypeAlias = "Sequence[float] | str"
+
+#: How a query is answered: by vectors, by words, or by both.
+Mode: TypeAlias = Literal["dense", "bm25", "hybrid"]
+
 
 class Reader(Protocol):
     """One sealed release, open for reading. Close it; shared with any number of other readers."""
@@ -341,12 +357,28 @@ class Reader(Protocol):
     @property
     def release(self) -> Release: ...
 
+    def rank(
+        self, legs: Sequence[Leg], k: int, filter: Filter | None = None, *, scope: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Place]]:  # fmt: skip
+        """The best `k` of each leg, in one round trip: by score, ties by point id, alike on every backend.
+
+        `scope` is what the asker may see: a condition as `filter` is, and the corpus that BM25 counts its IDF in.
+        """
+        ...
+
+    def retrieve(self, places: Sequence[Place], *, vectors: bool = False) -> Retrieved:
+        """Payload of each place, in order, and its dense vector (dim,), unit length, where `vectors` asks for them."""
+        ...
+
     def search(
         self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
-    ) -> list[Scored]: ...
+    ) -> list[Scored]:
+        """One dense leg with its payloads."""
+        ...
 
     def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
-        """BM25 over the sparse vectors."""
+        """One BM25 leg with its payloads."""
         ...
 
     def points(

@@ -203,12 +203,13 @@ class Stub:
                     with_vectors=ask.with_vector or False,
                 )  # fmt: skip
                 return {"points": [_plain(record) for record in records], "next_page_offset": offset}
-            case "POST", ["collections", name, "points", "query"]:
-                query = models.QueryRequest.model_validate(body)
-                return client.query_points(
-                    name, query=query.query, using=query.using, limit=query.limit, query_filter=query.filter,
-                    search_params=query.params, with_payload=query.with_payload,
-                )  # fmt: skip
+            case "POST", ["collections", name, "points", "query", "batch"]:
+                return client.query_batch_points(name, models.QueryRequestBatch.model_validate(body).searches)
+            case "POST", ["collections", name, "points"]:
+                wanted = models.PointRequest.model_validate(body)
+                return client.retrieve(
+                    name, wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector or False
+                )
         raise ValueError(f"the stub does not know {request.method} {request.path}")
 
 

@@ -195,11 +195,17 @@ class Connection:
     def count(self, name: str, condition: models.Filter | None) -> int:
         return self.call(lambda: self.client.count(name, count_filter=condition, exact=True)).count
 
-    def query(self, name: str, **request: Any) -> list[models.ScoredPoint]:
-        """`request` is qdrant-client's query_points."""
+    def query(self, name: str, requests: Sequence[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
+        """Several queries in one request."""
+        if not requests:
+            return []
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Local mode performs exact")
-            return self.call(lambda: self.client.query_points(name, **request)).points
+            answers = self.call(lambda: self.client.query_batch_points(name, requests))
+        return [answer.points for answer in answers]
+
+    def retrieve(self, name: str, ids: Sequence[str], *, vectors: bool | list[str]) -> list[models.Record]:
+        return self.call(lambda: self.client.retrieve(name, list(ids), with_payload=True, with_vectors=vectors))
 
     def scroll(
         self,

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.errors import RagopsError, StoreError
 from ragops.stores import bm25, files, permissions, ranking
-from ragops.stores.filters import Every, for_edge, parse
+from ragops.stores.filters import Every, both, for_edge, parse
 from ragops.stores.index import DENSE, EF, OVERSAMPLING, SPARSE
 from ragops.stores.manifest import MEND, Manifest
-from ragops.types import Filter, Permission, Release, Scored
+from ragops.types import Filter, Leg, Permission, Place, Release, Scored
 
 if TYPE_CHECKING:
     import qdrant_edge
 
-    from ragops.types import Vectors
+    from ragops.types import Retrieved, Vectors
 
 CONDITIONS = 16  # filters kept under one state of permissions: a megabyte each with 5,000 documents
 
@@ -78,18 +78,36 @@ class EdgeReader:
             raise StoreError("This release was closed.", "Open it again: store.open().")
         return self._shard
 
-    def search(
-        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
-    ) -> list[Scored]:
+    def rank(
+        self, legs: Sequence[Leg], k: int, filter: Filter | None = None, *, scope: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Place]]:  # fmt: skip
+        shard = self._open()
+        ranking.check_page(k)
+        today = self._today()
+        seen = parse(scope)
+        condition = self._condition(both(parse(filter), seen), today)
+        return [
+            self._words(shard, leg, k, condition, self._condition(seen, today))
+            if isinstance(leg, str)
+            else self._nearest(shard, leg, k, condition, exact=exact)
+            for leg in legs
+        ]
+
+    def _nearest(
+        self,
+        shard: qdrant_edge.EdgeShard,
+        vector: Sequence[float],
+        k: int,
+        condition: qdrant_edge.Filter | None,
+        *,
+        exact: bool,
+    ) -> list[Place]:
         import qdrant_edge as edge
 
-        shard = self._open()
-        ranking.check_page(k, offset)
         query = edge.Query.Nearest(ranking.unit(vector, self.release.space.dim), using=DENSE)
-        today = self._today()
-        condition = self._condition(parse(filter), today)
 
-        def fetch(limit: int) -> list[tuple[str, float]]:
+        def fetch(limit: int) -> list[Place]:
             if exact:
                 params = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
             else:
@@ -97,28 +115,42 @@ class EdgeReader:
                 params = edge.SearchParams(hnsw_ef=max(EF, limit), quantization=rescored)
             return self._query(shard, query, limit, condition, params)
 
-        return self._scored(shard, ranking.ranked(fetch, k, offset), today)
+        return ranking.ranked(fetch, k)
 
-    def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
+    def _words(
+        self,
+        shard: qdrant_edge.EdgeShard,
+        text: str,
+        k: int,
+        condition: qdrant_edge.Filter | None,
+        seen: qdrant_edge.Filter | None,
+    ) -> list[Place]:
         import qdrant_edge as edge
 
-        shard = self._open()
-        ranking.check_page(k)
-        today = self._today()
-        condition = self._condition(parse(filter), today)
         if self._encoder is None:
             self._encoder = bm25.Bm25(self.release.avg_len)
         tokens, weights = self._encoder.query(text)
         if not tokens:
             return []
         query = edge.Query.Nearest(edge.SparseVector(tokens, weights), using=SPARSE)
-        # An indexed segment goes on counting deleted points in its IDF unless it is told what to count.
-        corpus = edge.IdfParams(corpus=edge.Filter()) if self._deletes else None
+        corpus = None
+        if seen is not None:
+            corpus = edge.IdfParams(corpus=seen)
+        elif self._deletes:  # an indexed segment goes on counting deleted points unless it is told what to count
+            corpus = edge.IdfParams(corpus=edge.Filter())
         params = edge.SearchParams(idf=corpus)
-        found = ranking.ranked(
+        return ranking.ranked(
             lambda limit: self._query(shard, query, limit, condition, params), k, places=ranking.TEXT_PLACES
         )
-        return self._scored(shard, found, today)
+
+    def search(
+        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
+    ) -> list[Scored]:
+        ranking.check_page(k, offset)
+        return ranking.scored(self, self.rank([vector], k + offset, filter, exact=exact)[0][offset:])
+
+    def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
+        return ranking.scored(self, self.rank([text], k, filter)[0])
 
     def _condition(self, tree: Every | None, today: Mapping[str, Permission]) -> qdrant_edge.Filter | None:
         """The engine's filter under today's permissions. Kept: thousands of documents take a while to write down."""
@@ -142,7 +174,7 @@ class EdgeReader:
         limit: int,
         condition: qdrant_edge.Filter | None,
         params: qdrant_edge.SearchParams,
-    ) -> list[tuple[str, float]]:
+    ) -> list[Place]:
         import qdrant_edge as edge
 
         limit = min(limit, max(1, self.release.points))
@@ -150,23 +182,28 @@ class EdgeReader:
             found = shard.query(
                 edge.QueryRequest(limit=limit, query=query, filter=condition, params=params, with_payload=False)
             )
-        return [(str(point.id), point.score) for point in found]
+        return [Place(id := str(point.id), point.score, id) for point in found]
 
-    def _scored(
-        self, shard: qdrant_edge.EdgeShard, ranked: Sequence[tuple[str, float]], today: Mapping[str, Permission]
-    ) -> list[Scored]:
-        if not ranked:
+    def retrieve(self, places: Sequence[Place], *, vectors: bool = False) -> Retrieved:
+        if not places:
             return []
+        shard, today = self._open(), self._today()
         with engine_errors(self._folder):
-            records = shard.retrieve([id for id, _ in ranked], with_payload=True, with_vector=False)
-        payloads = {str(record.id): permissions.payload(record.payload or {}, today) for record in records}
-        return [Scored(id, score, payloads[id]) for id, score in ranked]
+            records = shard.retrieve(
+                [place.key for place in places], with_payload=True, with_vector=[DENSE] if vectors else False
+            )
+        found = {str(record.id): record for record in records}
+        answer: Retrieved = []
+        for place in places:
+            record: Any = found[place.key]
+            vector = _vector(record) if vectors else None
+            answer.append((permissions.payload(record.payload or {}, today), vector))
+        return answer
 
     def points(
         self, batch: int = 500, filter: Filter | None = None
     ) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
         """Every point that matches, by id: id, payload, dense vector float32 (dim,) of unit length."""
-        import numpy as np
         import qdrant_edge as edge
 
         tree = parse(filter)
@@ -184,9 +221,8 @@ class EdgeReader:
             with engine_errors(self._folder):
                 records, offset = shard.scroll(request)
             for record in records:
-                vectors: Any = record.vector
                 payload = permissions.payload(record.payload or {}, today)
-                yield str(record.id), payload, np.asarray(vectors[DENSE], dtype=np.float32)
+                yield str(record.id), payload, _vector(record)
             if offset is None:
                 return
 
@@ -215,3 +251,9 @@ class EdgeReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _vector(record: Any) -> Vectors:
+    import numpy as np
+
+    return np.asarray(record.vector[DENSE], dtype=np.float32)

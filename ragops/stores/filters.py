@@ -99,6 +99,13 @@ def parse(filter: Filter | None) -> Every | None:
     return _every(filter, 1)
 
 
+def both(one: Every | None, other: Every | None) -> Every | None:
+    """What holds where both hold."""
+    if one is None or other is None:
+        return one or other
+    return Every((*one.parts, *other.parts))
+
+
 def _every(filter: Any, depth: int) -> Every:
     if not isinstance(filter, Mapping):
         raise UsageError(f"a filter is an object, not {_kind(filter)}", 'For example {"tenant": "acme"}.')

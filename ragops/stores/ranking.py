@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ragops.errors import SpaceMismatch, UsageError
+from ragops.types import Place, Reader, Scored
 
 PLACES = 4
 TEXT_PLACES = 2  # of BM25 scores
@@ -37,15 +38,22 @@ def unit(vector: Sequence[float], dim: int) -> list[float]:
 
 
 def ranked(
-    fetch: Callable[[int], Sequence[tuple[str, float]]], k: int, offset: int = 0, places: int = PLACES
-) -> list[tuple[str, float]]:
-    """The results `offset` to `offset + k`. `fetch(n)` gives the engine's best n as (point id, score)."""
-    wanted = offset + k
-    limit = wanted + SLACK
+    fetch: Callable[[int], Sequence[Place]], k: int, places: int = PLACES, first: Sequence[Place] | None = None
+) -> list[Place]:
+    """The best `k`. `fetch(n)` gives the engine's best n; `first` are those of `fetch(k + SLACK)`, if at hand."""
+    limit = k + SLACK
     while True:
         found = sorted(
-            ((id, round(score, places) + 0.0) for id, score in fetch(limit)), key=lambda hit: (-hit[1], hit[0])
+            (Place(id, round(score, places) + 0.0, key) for id, score, key in (first or fetch(limit))),
+            key=lambda place: (-place.score, place.point_id),
         )
-        if len(found) < limit or found[-1][1] < found[wanted - 1][1]:
-            return found[offset:wanted]
+        if len(found) < limit or found[-1].score < found[k - 1].score:
+            return found[:k]
         limit *= 2  # everything from the cut on is a tie: ids decide only among all of them
+        first = None
+
+
+def scored(reader: Reader, places: Sequence[Place]) -> list[Scored]:
+    """With their payloads."""
+    found = reader.retrieve(places)
+    return [Scored(place.point_id, place.score, payload) for place, (payload, _) in zip(places, found, strict=True)]

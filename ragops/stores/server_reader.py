@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ragops.errors import StoreError
 from ragops.stores import bm25, ranking, versions
 from ragops.stores.connection import Connection, Missing
-from ragops.stores.filters import for_server, parse
+from ragops.stores.filters import Every, both, for_server, parse
 from ragops.stores.index import DENSE, EF, OVERSAMPLING, SPARSE
-from ragops.types import Filter, Release, Scored
+from ragops.types import Filter, Leg, Place, Release, Scored
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from ragops.types import Vectors
+    from ragops.types import Retrieved, Vectors
 
 LOOK = 5.0  # seconds between two looks whether the release is still kept
 
@@ -37,93 +37,98 @@ class QdrantReader:
         self._looked = time.monotonic()
         self._encoder: bm25.Bm25 | None = None
 
-    def search(
-        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
-    ) -> list[Scored]:
+    def rank(
+        self, legs: Sequence[Leg], k: int, filter: Filter | None = None, *, scope: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Place]]:  # fmt: skip
         from qdrant_client import models
 
-        ranking.check_page(k, offset)
-        query = ranking.unit(vector, self.release.space.dim)
-        condition = self._condition(filter)
+        ranking.check_page(k)
+        seen = parse(scope)
+        condition = self._condition(both(parse(filter), seen))
+        corpus = self._condition(seen)  # a word's weight is that in what the asker may see of this release
 
-        def params(limit: int) -> models.SearchParams:
+        def ask(leg: Leg, limit: int) -> models.QueryRequest | None:
+            limit = min(limit, max(1, self.release.points))
+            asked: dict[str, Any] = {"limit": limit, "filter": condition, "with_payload": [versions.ID]}
+            if isinstance(leg, str):
+                if self._encoder is None:
+                    self._encoder = bm25.Bm25(self.release.avg_len)
+                tokens, weights = self._encoder.query(leg)
+                if not tokens:
+                    return None
+                words = models.SparseVector(indices=tokens, values=weights)
+                idf = None if corpus is None else models.IdfCorpusParams(corpus=corpus)
+                return models.QueryRequest(query=words, using=SPARSE, params=models.SearchParams(idf=idf), **asked)
             if exact:
                 quantization = models.QuantizationSearchParams(ignore=True)
             else:
                 quantization = models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
-            return models.SearchParams(hnsw_ef=max(EF, limit), exact=exact, quantization=quantization)
+            params = models.SearchParams(hnsw_ef=max(EF, limit), exact=exact, quantization=quantization)
+            vector = ranking.unit(leg, self.release.space.dim)
+            return models.QueryRequest(query=vector, using=DENSE, params=params, **asked)
 
-        return self._ranked(query, DENSE, k, offset, condition, params, ranking.PLACES)
+        def fetch(requests: Sequence[models.QueryRequest]) -> list[list[Place]]:
+            answers = self._connection.query(self._name, requests)
+            return [[Place(_logical(point), point.score, str(point.id)) for point in answer] for answer in answers]
+
+        first = [ask(leg, k + ranking.SLACK) for leg in legs]
+        with self._asking():
+            answers = iter(fetch([request for request in first if request is not None]))
+            return [
+                []
+                if request is None
+                else ranking.ranked(
+                    lambda limit, leg=leg: fetch([ask(leg, limit)])[0],  # type: ignore[misc, list-item]
+                    k,
+                    ranking.TEXT_PLACES if isinstance(leg, str) else ranking.PLACES,
+                    next(answers),
+                )
+                for leg, request in zip(legs, first, strict=True)
+            ]
+
+    def retrieve(self, places: Sequence[Place], *, vectors: bool = False) -> Retrieved:
+        if not places:
+            return []
+        with self._asking():
+            records = self._connection.retrieve(
+                self._name, [place.key for place in places], vectors=[DENSE] if vectors else False
+            )
+        found = {str(record.id): record for record in records}
+        if len(found) < len({place.key for place in places}):
+            raise self._gone()
+        answer: Retrieved = []
+        for place in places:
+            record: Any = found[place.key]
+            vector = _vector(record) if vectors else None
+            answer.append((versions.plain(record.payload), vector))
+        return answer
+
+    def search(
+        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False, offset: int = 0
+    ) -> list[Scored]:
+        ranking.check_page(k, offset)
+        return ranking.scored(self, self.rank([vector], k + offset, filter, exact=exact)[0][offset:])
 
     def search_text(self, text: str, k: int, filter: Filter | None = None) -> list[Scored]:
-        from qdrant_client import models
-
-        ranking.check_page(k)
-        condition = self._condition(filter)
-        if self._encoder is None:
-            self._encoder = bm25.Bm25(self.release.avg_len)
-        tokens, weights = self._encoder.query(text)
-        if not tokens:
-            return []
-        query = models.SparseVector(indices=tokens, values=weights)
-        corpus = None
-        if self._shared:  # a word's weight is that in this release, not in all that the collection holds
-            corpus = models.IdfCorpusParams(corpus=versions.every(*versions.seen_by(self.release.number)))
-        params = models.SearchParams(idf=corpus)
-        return self._ranked(query, SPARSE, k, 0, condition, lambda limit: params, ranking.TEXT_PLACES)
-
-    def _ranked(
-        self,
-        query: list[float] | models.SparseVector,
-        using: str,
-        k: int,
-        offset: int,
-        condition: models.Filter | None,
-        params: Callable[[int], models.SearchParams],
-        places: int,
-    ) -> list[Scored]:
-        payloads: dict[str, dict[str, Any]] = {}
-
-        def fetch(limit: int) -> list[tuple[str, float]]:
-            points = self._connection.query(
-                self._name,
-                query=query,
-                using=using,
-                limit=min(limit, max(1, self.release.points)),
-                query_filter=condition,
-                search_params=params(limit),
-                with_payload=True,
-            )
-            found = []
-            for point in points:
-                id, payload = _logical(point)
-                payloads[id] = payload
-                found.append((id, point.score))
-            return found
-
-        with self._asking():
-            ranked = ranking.ranked(fetch, k, offset, places)
-        return [Scored(id, score, payloads[id]) for id, score in ranked]
+        return ranking.scored(self, self.rank([text], k, filter)[0])
 
     def points(
         self, batch: int = 500, filter: Filter | None = None
     ) -> Iterator[tuple[str, Mapping[str, Any], Vectors]]:
         """Every point that matches, by id: id, payload, dense vector float32 (dim,) of unit length."""
-        import numpy as np
 
-        condition = self._condition(filter)
+        condition = self._condition(parse(filter))
         records = self._connection.scroll(self._name, condition, payload=True, vectors=[DENSE], page=batch)
         while True:
             with self._asking():
                 record = next(records, None)
             if record is None:
                 return
-            id, payload = _logical(record)
-            vectors: Any = record.vector
-            yield id, payload, np.asarray(vectors[DENSE], dtype=np.float32)
+            yield _logical(record), versions.plain(record.payload), _vector(record)
 
     def count(self, filter: Filter | None = None) -> int:
-        condition = self._condition(filter)
+        condition = self._condition(parse(filter))
         with self._asking():
             return self._connection.count(self._name, condition)
 
@@ -136,11 +141,11 @@ class QdrantReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _condition(self, filter: Filter | None) -> models.Filter | None:
+    def _condition(self, tree: Every | None) -> models.Filter | None:
         """The release's and the caller's."""
         from qdrant_client import models
 
-        own = for_server(parse(filter))
+        own = for_server(tree)
         if not self._shared:
             return own
         seen: list[Any] = list(versions.seen_by(self.release.number))
@@ -166,6 +171,11 @@ class QdrantReader:
         )
 
 
-def _logical(point: models.ScoredPoint | models.Record) -> tuple[str, dict[str, Any]]:
-    payload = point.payload or {}
-    return str(payload[versions.ID]), versions.plain(payload)
+def _logical(point: models.ScoredPoint | models.Record) -> str:
+    return str((point.payload or {})[versions.ID])
+
+
+def _vector(record: Any) -> Vectors:
+    import numpy as np
+
+    return np.asarray(record.vector[DENSE], dtype=np.float32)
