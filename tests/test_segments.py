@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -232,3 +235,27 @@ def recovered(workspace: Workspace) -> None:
     gone = {row[0] for row in before["permissions"]} - {row[10] for row in before["sources"]}  # type: ignore
     before["permissions"] = [row for row in before["permissions"] if row[0] not in gone]  # type: ignore
     assert after == before
+
+
+def test_a_stage_reads_each_segment_of_bytes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the sources of several segments stand in order."""
+    workspace = made(tmp_path, "kb")
+    for number in range(3):
+        write_corpus(tmp_path / "corpus", {f"{n}{number}.md": f"Text {n} of {number}." for n in range(4)})
+        workspace.ingest()
+    held = holds(workspace.root)
+    shutil.rmtree(workspace.data / "dataset/documents")
+    (workspace.local / "cache.db").unlink()
+    read: Counter[str] = Counter()
+    read_one = segments.read
+
+    def counted(file: Path, columns: Sequence[str] | None = None) -> Any:
+        read[file.name] += file.parent.name == "objects"
+        return read_one(file, columns)
+
+    monkeypatch.setattr(segments, "read", counted)
+    assert workspace.stage("parse").made == 12
+    assert sorted(count for count in read.values() if count) == [2, 2, 2]  # hashes, then bytes
+    for stage in ("chunk", "embed", "load"):
+        workspace.stage(stage)
+    assert holds(workspace.root) == held

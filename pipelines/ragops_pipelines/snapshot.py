@@ -51,6 +51,7 @@ class Snapshot:
         self.folder = folder
         self.file = folder / "snapshot.json"
         self.objects = folder / "objects"
+        self._pack: tuple[str, dict[str, bytes]] = "", {}  # the segment of objects that was read last
 
     def manifest(self) -> Manifest | None:
         """What `snapshot.json` says, or None where there is no snapshot. Raises SchemaError, StoreError."""
@@ -198,26 +199,27 @@ class Snapshot:
             yield name, segments.living(segments.read(self.objects / name, ["sha"]).with_row_index("row"), segment)
 
     def read(self, state: State, sha: str) -> bytes:
-        """The bytes of one object. Raises StoreError when they are missing or damaged."""
-        import polars as pl
-
+        """The bytes of one object; cheap for many of one segment in turn. Raises StoreError when they are missing or
+        damaged."""
         large = self.objects / sha
         if large.exists():
             data = large.read_bytes()
         else:
-            found = [
-                segments.read(self.objects / name).filter(pl.col("sha") == sha)["data"]
-                for name in state.segments_of("objects", [sha])
-            ]
-            if not found or not len(found[0]):
+            found = [self._objects_of(name).get(sha) for name in state.segments_of("objects", [sha])]
+            if not found or found[0] is None:
                 raise StoreError(
                     f"the snapshot has no bytes {ids.short(sha)} (it keeps none of a source with `snapshot: manifest`)",
                     "Where the sources are, run `ragops ingest`: it reads them again.",
                 )
-            data = found[0][0]
+            data = found[0]
         if ids.sha256(data) != sha:
             raise StoreError(f"the snapshot's object {ids.short(sha)} is damaged", segments.MEND)
-        return bytes(data)
+        return data
+
+    def _objects_of(self, name: str) -> dict[str, bytes]:
+        if self._pack[0] != name:
+            self._pack = name, dict(segments.read(self.objects / name, ["sha", "data"]).rows())
+        return self._pack[1]
 
     def check(self, state: State) -> list[str]:
         """What is wrong with what is kept, in words; empty when nothing is."""

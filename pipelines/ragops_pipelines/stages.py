@@ -177,6 +177,8 @@ def _parsed(
 ) -> Iterator[tuple[_Wanted, Parsed | ParseError]]:
     remembered: list[tuple[_Wanted, Parsed]] = []
     lost: list[tuple[_Wanted, ParseError]] = []
+    packs = dict(state.db.execute("SELECT key, segment FROM placed WHERE part = 'objects'"))
+    contents = sorted(contents, key=lambda each: packs.get(each[1], ""))  # so that each segment is read once
 
     def items() -> Iterator[tuple[tuple[_Wanted, str], bytes, str, str | None]]:
         for done, (wanted, raw_sha) in enumerate(contents):
