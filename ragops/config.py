@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ragops.errors import UPGRADE, ConfigError
+from ragops.types import Mode
 
 FILE = "params.yaml"
 VERSION = 1
@@ -68,6 +69,23 @@ class ReleaseSettings:
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
     k: int = 10
+    mode: Mode = "hybrid"  # by vectors (dense), by words (bm25), or by both
+    rerank: str | None = None  # a cross-encoder that orders the best anew: folder or hub name
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    limits: str = "memory"  # where rates are counted: memory (one worker), redis://..., or env:NAME that holds one
+    rate: str = "600/minute"  # of a key without its own, per second, minute, hour or day; a batch of n counts n
+    max_k: int = 100
+    max_offset: int = 1000
+    max_batch: int = 64  # queries in one request
+    max_text: int = 4000  # characters of a query
+    max_body_kb: int = 256
+    concurrency: int = 64  # requests at once in one worker; more are told to come again
+    timeout: float = 30.0  # seconds for one request
+    batch_ms: float = 0.0  # how long a query waits for others, to be embedded together; 0: only while the model is busy
+    rerank: tuple[str, ...] = ()  # cross-encoders that may be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +125,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
 
 
 def load(file: Path) -> Settings:
@@ -121,7 +140,7 @@ def load(file: Path) -> Settings:
 @functools.lru_cache(maxsize=4)  # an ingest looks again once it has the lock
 def parse(text: str, name: str = FILE) -> Settings:
     """The settings in the text of params.yaml. Raises ConfigError."""
-    value, where = _read_yaml(text, name)
+    value, where = read_yaml(text, name)
     if value is None:
         value = {}
     if not isinstance(value, dict):
@@ -140,7 +159,7 @@ def parse(text: str, name: str = FILE) -> Settings:
 
 def version(text: str) -> int:
     """Which version of params.yaml a text says it is, whatever is wrong with the rest. Raises ConfigError."""
-    value, _ = _read_yaml(text, FILE)
+    value, _ = read_yaml(text, FILE)
     found = value.get("version", VERSION) if isinstance(value, dict) else VERSION
     return found if isinstance(found, int) else VERSION
 
@@ -247,7 +266,18 @@ def is_address(text: str) -> bool:
     return re.fullmatch(r"(https?://[^\s/@]+|([^\s/@:]+|\[[0-9A-Fa-f:]+\]):[0-9]+)(/.*)?", text) is not None
 
 
+RATE = "60/minute: a number per second, minute, hour or day"
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+
+def parse_rate(text: str) -> tuple[int, int] | None:
+    """ "60/minute" -> 60 in 60 seconds; None for what is no rate."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/(second|minute|hour|day)", text)
+    return (int(match[1]), _SECONDS[match[2]]) if match else None
+
+
 def _check_ranges(settings: Settings, where: Where) -> None:
+    serve = settings.serve
     checks = [
         (("parse", "workers"), 0 <= settings.parse.workers <= 256, "0 to 256"),
         (("parse", "timeout"), 0 < settings.parse.timeout <= 86_400, "more than 0 seconds, and at most 86400"),
@@ -273,13 +303,25 @@ def _check_ranges(settings: Settings, where: Where) -> None:
             ("write_consistency", settings.store.write_consistency, 64))),
         (("store", "write_consistency"),
          (settings.store.write_consistency or 1) <= (settings.store.replicas or 64), "at most store.replicas"),
+        (("serve", "limits"),
+         bool(re.fullmatch(r"memory|env:[A-Za-z_][A-Za-z0-9_]*|rediss?://[^\s@]+", serve.limits)),
+         "memory, redis://host:port/0 without a password, or env:NAME: a variable that holds such an address"),
+        (("serve", "rate"), parse_rate(serve.rate) is not None, RATE),
+        *((("serve", name), 1 <= value <= most, f"1 to {most}") for name, value, most in (
+            ("max_k", serve.max_k, 10_000), ("max_batch", serve.max_batch, 1000),
+            ("max_text", serve.max_text, 1_000_000), ("max_body_kb", serve.max_body_kb, 65_536),
+            ("concurrency", serve.concurrency, 10_000))),
+        (("serve", "max_offset"), 0 <= serve.max_offset <= 10_000, "0 to 10000"),
+        (("serve", "timeout"), 0.1 <= serve.timeout <= 3600, "0.1 to 3600 seconds"),
+        (("serve", "batch_ms"), 0 <= serve.batch_ms <= 100, "0 to 100 milliseconds"),
     ]  # fmt: skip
     for path, good, want in checks:
         if not good:
             raise ConfigError(f"{where.at(path[0]).at(path[1])}: '{'.'.join(path)}' takes {want}")
 
 
-def _read_yaml(text: str, name: str) -> tuple[Any, Where]:
+def read_yaml(text: str, name: str) -> tuple[Any, Where]:
+    """The plain value in a YAML text, and the lines of its keys and items. Raises ConfigError."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)

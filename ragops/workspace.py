@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ragops import config, durable, ids, lock
 from ragops.errors import RagopsError, StoreError, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragops.backup import BackedUp, Restored
     from ragops.migration import Step
     from ragops.retrieval.diff import Difference
-    from ragops.retrieval.search import Results
+    from ragops.retrieval.query import Options, Query, Results
     from ragops.stores.transfer import Transferred
     from ragops.types import Connector, Embedder, Filter, Reader, Release, Store
     from ragops_pipelines.collect import Collected
@@ -426,21 +426,23 @@ class Workspace:
 
     # ------------------------------------------------------------------ asking
     def search(
-        self, query: str, k: int | None = None, *, filter: Filter | None = None, release: int | None = None,
-        rev: str | None = None, exact: bool = False,
+        self, query: str | Query, k: int | None = None, *, release: int | None = None, rev: str | None = None,
+        **options: Unpack[Options],
     ) -> Results:  # fmt: skip
         """The `k` best passages for a query in the live release, or in a kept one, or in what stood at a revision of
-        git. Raises UsageError, StoreError, VersioningError."""
+        git. What is not given is that of params.yaml. Raises UsageError, StoreError, VersioningError."""
+        from ragops.retrieval.query import ask
         from ragops.retrieval.search import search
 
         if rev is not None:
             if release is not None:
                 raise UsageError("a release and a revision are asked at once", "Give one of --release and --rev.")
             release = self._kept_at(rev)
+        settings = self.settings.search
+        asked = ask(query, k, options, {"mode": settings.mode, "rerank": settings.rerank}, settings.k)
         reader = self.reader(release) if rev is None or release is not None else self._reader_at(rev)
-        encoder = self.encoder(reader.release)
-        k = self.settings.search.k if k is None else k
-        results = search(reader, encoder, query, k=k, filter=filter, exact=exact)
+        encoder = None if asked.mode == "bm25" else self.encoder(reader.release)
+        results = search(reader, encoder, asked)
         return replace(results, release=release, revision=rev) if rev is not None else results
 
     def diff(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ragops.retrieval.search import Hit
+from ragops.retrieval.query import Hit
 from ragops.workspace import Workspace
 
 QUERIES = ("penguins swim", "install the package", "an older release is wrong", "people in Oslo")

@@ -12,7 +12,7 @@ import typer
 from ragops.cli.options import JsonOption, WorkspaceOption, print_json
 
 if TYPE_CHECKING:
-    from ragops.retrieval.search import Hit
+    from ragops.retrieval.query import Hit
 
 SHOWN = 400  # characters of a passage
 
@@ -30,7 +30,31 @@ def command(
     rev: Annotated[
         str | None, typer.Option("--rev", help="Ask what stood at a revision of git: a commit, a tag, HEAD~1.")
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("-m", "--mode", help="dense (by vectors), bm25 (by words) or hybrid; default: search.mode."),
+    ] = None,
+    offset: Annotated[int, typer.Option("--offset", help="Leave out so many of the best.")] = 0,
+    per_document: Annotated[
+        int | None, typer.Option("--per-document", metavar="N", help="At most N passages of one document.")
+    ] = None,
+    expand: Annotated[
+        int, typer.Option("--expand", metavar="N", help="Show N passages before and after each, as they stand.")
+    ] = 0,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Only passages of at least this score.")
+    ] = None,
+    diversity: Annotated[
+        float | None, typer.Option("--diversity", help="0 to 1: prefer passages unlike those before (MMR).")
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", metavar="MODEL", help="Order the best anew by a cross-encoder.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")] = False,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="As this tenant sees it; '' is no tenant.")] = None,
+    groups: Annotated[
+        str | None, typer.Option("--groups", metavar="A,B", help="As a member of these groups sees it; '' is of none.")
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -40,24 +64,53 @@ def command(
       ragops search "what happens to a file that cannot be parsed?"
       ragops search "invoices" -k 3 -f source=docs -f meta.lang=en
       ragops search "invoices" -f '{"page": {"gte": 10}}' --json
+      ragops search "invoices" --mode bm25 --per-document 1 --expand 1
+      ragops search "invoices" --tenant acme --groups sales,finance
       ragops search "invoices" --rev v1.2
     """
+    from ragops.retrieval.query import Query
+    from ragops.retrieval.scope import scope
     from ragops.workspace import Workspace
 
     with Workspace.open(workspace) as found:
-        results = found.search(query, k, filter=parse_filter(filter or []), release=release, rev=rev, exact=exact)
+        settings = found.settings.search
+        asked = Query(
+            query,
+            settings.k if k is None else k,
+            mode or settings.mode,  # type: ignore[arg-type]
+            filter=parse_filter(filter or []),
+            scope=scope(tenant, None if groups is None else [name for name in groups.split(",") if name]),
+            offset=offset,
+            per_document=per_document,
+            expand=expand,
+            exact=exact,
+            min_score=min_score,
+            diversity=diversity,
+            rerank=rerank or settings.rerank,
+        )
+        results = found.search(asked, release=release, rev=rev)
     if json:
         print_json(results.as_dict())
         return
-    for rank, hit in enumerate(results.hits, 1):
+    for rank, hit in enumerate(results.hits, offset + 1):
         print(f"{rank}. {_citation(hit)}")
-        print(textwrap.fill(passage(hit.text), 100, initial_indent="   ", subsequent_indent="   "))
+        for beside in hit.before:
+            print(_wrapped(beside.text, "   | "))
+        print(_wrapped(hit.text, "   "))
+        for beside in hit.after:
+            print(_wrapped(beside.text, "   | "))
+        if hit.also:
+            print(f"   also in: {', '.join(hit.also[:5])}" + (f" and {len(hit.also) - 5} more" if hit.also[5:] else ""))
     if not results.hits:
         print("no passage matches" + (" the filter" if filter else ""))
     if results.revision is not None:
         print(f"revision {results.revision}" + (f", release {results.release}" if results.release else ""))
     else:
         print(f"release {results.release}")
+
+
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(passage(text), 100, initial_indent=indent, subsequent_indent=indent)
 
 
 def passage(text: str) -> str:
@@ -77,7 +130,9 @@ def _line(text: str) -> str:
 def _citation(hit: Hit) -> str:
     path = " > ".join(_line(part) for part in (hit.title, *hit.heading) if part)
     page = f", page {hit.page}" if hit.page is not None else ""
-    return f"{hit.uri}{page}  [{hit.start}:{hit.end}]  {hit.score:.3f}" + (f"\n   {path}" if path else "")
+    legs = ", ".join(f"{name} {score:.3f}" for name, score in hit.scores.items())
+    score = f"{hit.score:.4f} ({legs})" if len(hit.scores) > 1 else f"{hit.score:.3f}"
+    return f"{hit.uri}{page}  [{hit.start}:{hit.end}]  {score}" + (f"\n   {path}" if path else "")
 
 
 def parse_filter(given: list[str]) -> dict[str, Any] | None:

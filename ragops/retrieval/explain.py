@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any, Literal, TypeAlias
 
-from ragops.retrieval.search import MAX_K, Hit, hit, search
+from ragops.retrieval.query import MAX_K, Hit, Query, hit
+from ragops.retrieval.search import search
 from ragops.types import Embedder, Filter, Reader, Release
 
 Move: TypeAlias = Literal["in", "out", "up", "down", "same"]
@@ -89,7 +90,7 @@ def explain(
     exact: bool = False,
     moved: Mapping[str, str] | None = None,
 ) -> tuple[HitChange, ...]:
-    """The hits of a query in two releases side by side: those of B by rank, then those that only A has.
+    """The hits of a query by vectors in two releases side by side: those of B by rank, then those that only A has.
 
     `moved` maps the uris of moved documents from A to B. Two hits are one where the chunk is the same (by id, or in a
     moved document by its words), else where one chunk replaced the other at the same place of the document.
@@ -100,8 +101,9 @@ def explain(
     (not where another chunker cut all passages anew); it is not said across models, whose scores do not compare. A hit
     of the same rank has reasons only if the passage itself changed. Raises UsageError, SpaceMismatch, StoreError.
     """
-    old = search(reader_a, encoder_a, query, k=k, filter=filter, exact=exact).hits
-    new = search(reader_b, encoder_b, query, k=k, filter=filter, exact=exact).hits
+    asked = Query(query, k, "dense", filter, exact=exact, collapse=False)
+    old = search(reader_a, encoder_a, asked).hits
+    new = search(reader_b, encoder_b, asked).hits
     places = {found.chunk_id: j for j, found in enumerate(new)}
     joined = {i: places[found.chunk_id] for i, found in enumerate(old) if found.chunk_id in places}
     forth = dict(moved or {})
@@ -118,8 +120,9 @@ def explain(
     # Looked up further down, and exactly: where those are that are no hits, and what they would have had to pass.
     depth = min(MAX_K, max(100, 10 * k))
     still = len(old) == len(new) == len(joined) and all(i == j for i, j in joined.items())
-    deep_a = () if still else search(reader_a, encoder_a, query, k=depth, filter=filter, exact=True).hits
-    deep_b = () if still else search(reader_b, encoder_b, query, k=depth, filter=filter, exact=True).hits
+    deep = replace(asked, k=depth, exact=True)
+    deep_a = () if still else search(reader_a, encoder_a, deep).hits
+    deep_b = () if still else search(reader_b, encoder_b, deep).hits
     same_space = reader_a.release.space.fingerprint == reader_b.release.space.fingerprint
     recut = chunker_changed(reader_a.release, reader_b.release)
     taken_a, taken_b = {old[i].chunk_id for i in joined}, {new[j].chunk_id for j in joined.values()}

@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ragops.errors import SpaceMismatch, UsageError
-from ragops.types import Embedder, Filter, Reader
+from ragops.retrieval import diversity, rerank
+from ragops.retrieval.fusion import Candidate, fuse
+from ragops.retrieval.query import Hit, Passage, Query, Results, hit
+from ragops.types import Embedder, Filter, Leg, Place, Reader
 
-MAX_K = 10_000
+if TYPE_CHECKING:
+    from ragops.types import Vectors
 
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A chunk that answers, with its citation. `start` and `end` are code points of the document's text."""
-
-    score: float
-    uri: str
-    title: str
-    heading: tuple[str, ...]
-    page: int | None
-    text: str
-    start: int
-    end: int
-    document_id: str
-    chunk_id: str
-    source: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+DEPTH = 100  # candidates of each leg, at least; deeper where more is asked for than they give
+POOL = 50  # passages that are reranked or diversified, at least
+LEGS = {"dense": ("dense",), "bm25": ("bm25",), "hybrid": ("dense", "bm25")}
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """Hits of one query, best first, and the release that gave them: None where a revision was asked of which none is
-    kept."""
+def search(reader: Reader, encoder: Embedder | None, query: Query) -> Results:
+    """Answer one query. `encoder` may be None where the mode is bm25.
 
-    release: int | None
-    query: str
-    hits: tuple[Hit, ...]
-    revision: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        asked = {"revision": self.revision} if self.revision is not None else {}
-        return {"release": self.release, **asked, "query": self.query, "hits": [asdict(hit) for hit in self.hits]}
+    Raises UsageError for a filter that cannot be, SpaceMismatch for another model's encoder, StoreError.
+    """
+    return search_many(reader, encoder, [query])[0]
 
 
-def search(
-    reader: Reader, encoder: Embedder, query: str, *, k: int = 10, filter: Filter | None = None, exact: bool = False
-) -> Results:
-    """Dense search. Raises UsageError for a query or k that cannot be, SpaceMismatch for another model's encoder."""
-    if not query.strip():
-        raise UsageError("the query is empty", 'Ask something: ragops search "what happens to a broken file?"')
-    if not 1 <= k <= MAX_K:
-        raise UsageError(f"k is {k}; it takes 1 to {MAX_K}")
-    check_space(reader, encoder)
-    vector = encoder.embed_queries([query])[0]
-    found = reader.search(vector.tolist(), k, filter, exact=exact)
-    return Results(reader.release.number, query, tuple(hit(item.score, item.payload) for item in found))
+def search_many(reader: Reader, encoder: Embedder | None, queries: Sequence[Query]) -> list[Results]:
+    """Answer several queries of one release; their texts are embedded together."""
+    dense = [query for query in queries if "dense" in LEGS[query.mode]]
+    vectors: dict[str, Sequence[float]] = {}
+    if dense:
+        if encoder is None:
+            raise UsageError("a search by vectors needs the query encoder", 'Give one, or ask with mode="bm25".')
+        check_space(reader, encoder)
+        texts = list(dict.fromkeys(query.text for query in dense))
+        vectors = dict(zip(texts, encoder.embed_queries(texts).tolist(), strict=True))
+    return [_answer(reader, query, vectors.get(query.text)) for query in queries]
 
 
 def check_space(reader: Reader, encoder: Embedder) -> None:
@@ -70,7 +52,137 @@ def check_space(reader: Reader, encoder: Embedder) -> None:
         )
 
 
-def hit(score: float, payload: Mapping[str, Any]) -> Hit:
-    names = ("uri", "title", "page", "text", "start", "end", "document_id", "chunk_id", "source")
-    found = {name: payload.get(name) for name in names}
-    return Hit(round(score, 6), heading=tuple(payload.get("heading") or ()), meta=payload.get("meta") or {}, **found)  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A passage that may become a hit."""
+
+    candidate: Candidate
+    score: float
+    payload: Mapping[str, Any]
+    vector: Vectors | None
+    scores: Mapping[str, float]
+    also: tuple[str, ...] = ()
+
+
+def _answer(reader: Reader, query: Query, vector: Sequence[float] | None) -> Results:
+    wanted = query.offset + query.k
+    reordered = query.rerank is not None or bool(query.diversity)
+    need = max(POOL, wanted) if reordered else wanted
+    depth = DEPTH
+    while True:
+        depth = max(depth, need)
+        legs = _legs(reader, query, vector, depth)
+        found = list(_passages(reader, query, fuse(legs), need, vectors=bool(query.diversity)))
+        if query.rerank is not None:
+            found = _reranked(query, query.rerank, found)
+        cut = False  # everything further down scores less
+        if query.min_score is not None:
+            good = [each for each in found if each.score >= query.min_score]
+            cut, found = len(good) < len(found) and query.rerank is None, good
+        if query.diversity:
+            vectors = [each.vector for each in found if each.vector is not None]
+            order = diversity.order([each.score for each in found], vectors, query.diversity)
+            found = [found[place] for place in order]
+        if query.per_document is not None and reordered:
+            found = _limited(found, query.per_document)
+        if len(found) >= wanted or cut or all(len(places) < depth for places in legs.values()):
+            break
+        need, depth = need * (2 if reordered else 1), depth * 4  # what is collapsed, or of one document, makes room
+    hits = [
+        hit(each.score, each.payload, scores=each.scores, ranks=dict(each.candidate.ranks), also=each.also)
+        for each in found[query.offset : wanted]
+    ]
+    if query.expand:
+        hits = _expanded(reader, query, hits)
+    return Results(reader.release.number, query.text, tuple(hits), mode=query.mode)
+
+
+def _legs(reader: Reader, query: Query, vector: Sequence[float] | None, depth: int) -> dict[str, list[Place]]:
+    names = LEGS[query.mode]
+    legs: list[Leg] = [query.text if name == "bm25" or vector is None else vector for name in names]
+    places = reader.rank(legs, depth, query.filter, scope=query.scope, exact=query.exact)
+    return dict(zip(names, places, strict=True))
+
+
+def _passages(
+    reader: Reader, query: Query, candidates: Sequence[Candidate], need: int, *, vectors: bool
+) -> Iterator[_Found]:
+    """The first `need` of them, each text once, no more of one document than is wanted; payloads are read as needed."""
+    found: dict[str, _Found] = {}
+    of_document: dict[str, int] = {}
+    most = query.per_document if query.rerank is None and not query.diversity else None
+    start = 0
+    while start < len(candidates) and len(found) < need:
+        part = candidates[start : start + max(16, need - len(found))]
+        start += len(part)
+        retrieved = reader.retrieve([each.place for each in part], vectors=vectors)
+        for candidate, (payload, vector) in zip(part, retrieved, strict=True):
+            text = payload["text"] if query.collapse else candidate.place.point_id
+            same = found.get(text)
+            if same is not None:
+                uri = payload["uri"]
+                if uri != same.payload["uri"] and uri not in same.also:
+                    found[text] = replace(same, also=(*same.also, uri))
+                continue
+            document = payload["document_id"]
+            if most is not None and of_document.get(document, 0) >= most:
+                continue
+            if len(found) == need:
+                continue  # what says the same as a hit is still told
+            of_document[document] = of_document.get(document, 0) + 1
+            scores = {name: round(score, 6) for name, score in candidate.scores.items()}
+            found[text] = _Found(candidate, candidate.score, payload, vector, scores)
+    yield from found.values()
+
+
+def _reranked(query: Query, model: str, found: Sequence[_Found]) -> list[_Found]:
+    texts = [f"{each.payload.get('title') or ''}\n{each.payload['text']}".strip() for each in found]
+    scores = rerank.scores(model, query.text, texts)
+    scored = [
+        replace(each, score=score, scores={**each.scores, "rerank": round(score, 6)})
+        for each, score in zip(found, scores, strict=True)
+    ]
+    return sorted(scored, key=lambda each: (-round(each.score, 6), each.candidate.place.point_id))
+
+
+def _limited(found: Sequence[_Found], most: int) -> list[_Found]:
+    seen: dict[str, int] = {}
+    kept = []
+    for each in found:
+        document = each.payload["document_id"]
+        seen[document] = seen.get(document, 0) + 1
+        if seen[document] <= most:
+            kept.append(each)
+    return kept
+
+
+# ---------------------------------------------------------------- what stands around a hit
+def document_chunks(
+    reader: Reader, documents: Sequence[str], scope: Filter | None = None
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Payloads of the chunks of some documents, by document id, as they stand in the text."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    wanted: Filter = {"document_id": {"in": list(documents)}, **({"any": [scope]} if scope else {})}
+    for _, payload, _ in reader.points(filter=wanted):
+        found.setdefault(payload["document_id"], []).append(payload)
+    for chunks in found.values():
+        chunks.sort(key=lambda payload: (payload["start"], payload["end"], payload["chunk_id"]))
+    return found
+
+
+def _expanded(reader: Reader, query: Query, hits: Sequence[Hit]) -> list[Hit]:
+    chunks = document_chunks(reader, list({each.document_id for each in hits}), query.scope)
+    whole = []
+    for each in hits:
+        beside = chunks.get(each.document_id, [])
+        at = next((n for n, payload in enumerate(beside) if payload["chunk_id"] == each.chunk_id), None)
+        if at is None:  # its permissions changed a moment ago
+            continue
+        before, after = beside[max(0, at - query.expand) : at], beside[at + 1 : at + 1 + query.expand]
+        whole.append(replace(each, before=tuple(map(_passage, before)), after=tuple(map(_passage, after))))
+    return whole
+
+
+def _passage(payload: Mapping[str, Any]) -> Passage:
+    heading = tuple(payload.get("heading") or ())
+    return Passage(payload["text"], payload["start"], payload["end"], heading, payload.get("page"), payload["chunk_id"])
