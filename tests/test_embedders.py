@@ -119,6 +119,28 @@ def tiny_model(
     return folder
 
 
+def tiny_static(folder: Path, *, normalize: bool = True, dense: bool = False, prompts: Any = None) -> Path:
+    """A vector for each token and their mean, as model2vec makes them; its tokenizer cuts at 256."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+    from tokenizers import Tokenizer
+
+    base = folder.parent / f"{folder.name}-base"
+    _vocabulary(base, "bert")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    torch.manual_seed(7)
+    parts: list[Any] = [modules.StaticEmbedding(tokenizer, embedding_dim=32)]
+    if dense:
+        parts.append(modules.Dense(32, 16))
+    if normalize:
+        parts.append(modules.Normalize())
+    SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(folder))
+    shutil.rmtree(base)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_mpnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("mpnet") / "tiny-mpnet", "mpnet")
@@ -153,7 +175,18 @@ def mpnet_onnx(tiny_mpnet: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return embedders.export_query_encoder(embedder, TEXTS, tmp_path_factory.mktemp("models") / "mpnet")
 
 
-KINDS = ("hash", "packed", "onnx", "packed-mpnet", "library", "library-onnx")
+@pytest.fixture(scope="session")
+def static(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_static(tmp_path_factory.mktemp("static") / "tiny-static")
+
+
+@pytest.fixture(scope="session")
+def static_onnx(static: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    embedder = embedders.load(str(static), device="cpu")
+    return embedders.export_query_encoder(embedder, [], tmp_path_factory.mktemp("models") / "static")
+
+
+KINDS = ("hash", "packed", "onnx", "packed-mpnet", "library", "library-onnx", "static", "static-onnx")
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -172,6 +205,8 @@ def embedder(request: pytest.FixtureRequest) -> Embedder:
         "packed-mpnet": lambda: embedders.load(str(value("tiny_mpnet")), device="cpu"),
         "library": lambda: embedders.load(str(value("tiny_t5")), device="cpu"),
         "library-onnx": lambda: opened(value("t5_onnx")),
+        "static": lambda: embedders.load(str(value("static")), device="cpu"),
+        "static-onnx": lambda: opened(value("static_onnx")),
     }
     return makers[request.param]()
 
@@ -184,7 +219,9 @@ def test_shape_type_and_length(embedder: Embedder) -> None:
         assert vectors.dtype == np.float32
         assert np.isfinite(vectors).all()
         if embedder.space.normalized:
-            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+            counts = embedder.tokenizer.count(TEXTS[:8])
+            said = [1 if count + embedder.tokenizer.special_tokens else 0 for count in counts]
+            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), said, atol=1e-5)
 
 
 def test_nothing_in_nothing_out(embedder: Embedder) -> None:
@@ -342,6 +379,86 @@ def test_other_models_give_what_encode_gives(
         embedder.embed_queries(queries), _encode(folder, queries, query=True), rtol=1e-4, atol=1e-4
     )
     assert not np.allclose(embedder.embed(texts[:1]), embedder.embed_queries(texts[:1]), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", ["plain", "dense", "model2vec"])
+def test_static_models_give_what_encode_gives(tmp_path: Path, shape: str) -> None:
+    prompts = {"query": "the query: ", "passage": "the same: "}
+    folder = tiny_static(tmp_path / "model", normalize=shape != "plain", dense=shape == "dense", prompts=prompts)
+    if shape == "model2vec":
+        as_model2vec(folder)
+    embedder = embedders.load(str(folder), device="cpu", batch_tokens=300)
+    assert embedder.space.normalized is (shape != "plain")
+    texts = [text for text in TEXTS if "\ud800" not in text and _fits(embedder, text)]
+    assert len(texts) >= 7
+    onnx = embedders.export_query_encoder(embedder, texts, tmp_path / "encoder")
+    encoder = embedders.load_query_encoder(onnx, embedder.space.fingerprint)
+    queries = [*texts, "rollback the release " * 200]
+    for found in (embedder, encoder):
+        np.testing.assert_allclose(found.embed(texts), _encode(folder, texts, query=False), atol=2e-3)
+        np.testing.assert_allclose(found.embed_queries(queries), _encode(folder, queries, query=True), atol=2e-3)
+    np.testing.assert_allclose(embedder.embed(texts), encoder.embed(texts), atol=1e-5)
+    assert not np.allclose(embedder.embed(texts[:1]), embedder.embed_queries(texts[:1]), atol=1e-2)
+
+
+def as_model2vec(folder: Path) -> None:
+    """As its own files are: half precision, tokens that share a vector and weigh differently."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors["embedding.weight"].astype(np.float16)
+    mapping = np.arange(len(table), dtype=np.int64)
+    mapping[10:20] = 10
+    weights = np.linspace(0.2, 2, len(table), dtype=np.float32)
+    save_file({"embeddings": table, "mapping": mapping, "weights": weights}, folder / "model.safetensors")
+    file = folder / "modules.json"
+    modules = json.loads(file.read_text())
+    modules[0] |= {"path": ".", "type": "sentence_transformers.models.StaticEmbedding"}
+    file.write_text(json.dumps(modules))
+
+
+def test_a_static_model_without_a_bound_reads_all_of_a_text(tmp_path: Path) -> None:
+    folder = tiny_static(tmp_path / "model")
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation": None}))
+    embedder = embedders.load(str(folder), device="cpu")
+    assert embedder.space.max_tokens == 2048
+    text = "is the " * 600 + "release"
+    np.testing.assert_allclose(embedder.embed_queries([text])[0], embedder.embed([text])[0], atol=1e-6)
+    (folder / "model.safetensors").write_bytes(b"\x00" * 30)
+    with pytest.raises(ModelError, match="holds no table of vectors"):
+        embedders.identify(embedders.find_model(str(folder)))
+
+
+def test_a_tokenizer_is_made_of_a_vocabulary(tmp_path: Path) -> None:
+    """As the models of old keep it; what the vectors are does not depend on which of the two is there."""
+    folder = tiny_model(tmp_path / "model", "bert")
+    whole = embedders.load(str(folder), device="cpu")
+    known = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(known, key=known.__getitem__)))
+    file = folder / "tokenizer_config.json"
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 256}
+    file.write_text(json.dumps(settings))
+    files = embedders.find_model(str(folder))
+    made = embedders.load(str(folder), device="cpu")
+    assert isinstance(made.tokenizer, TextTokenizer)
+    np.testing.assert_allclose(made.embed(TEXTS[:8]), whole.embed(TEXTS[:8]), atol=1e-6)
+    np.testing.assert_allclose(made.embed(TEXTS[:6]), _encode(folder, TEXTS[:6], query=False), rtol=1e-4, atol=1e-4)
+    encoder = embedders.export_query_encoder(made, [], tmp_path / "encoder")
+    found = embedders.load_query_encoder(encoder, made.space.fingerprint)
+    np.testing.assert_allclose(found.embed(TEXTS[:8]), made.embed(TEXTS[:8]), atol=1e-4)
+    assert embedders.identify(files) == made.space
+    token = files.stat_token()
+    with (folder / "vocab.txt").open("a") as words:
+        words.write("penguin\n")
+    assert files.stat_token() != token
+    assert embedders.identify(files).fingerprint != made.space.fingerprint
+    file.write_text(json.dumps(settings | {"do_lower_case": False}))
+    assert embedders.load_tokenizer(files).fingerprint != made.tokenizer.fingerprint
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(ModelError, match=r"has no tokenizer.json, nor a vocabulary"):
+        embedders.identify(files)
 
 
 def test_an_exported_model_gives_the_same_at_every_length(tiny_mpnet: Path, mpnet_onnx: Path) -> None:

@@ -89,8 +89,10 @@ def _compare(embedder: Embedder, draft: Path, texts: Sequence[str]) -> tuple[flo
     theirs = np.concatenate([embedder.embed(documents), embedder.embed_queries(queries)]).astype(np.float64)
     ours = np.concatenate([encoder.embed(documents), encoder.embed_queries(queries)]).astype(np.float64)
     lengths = np.linalg.norm(theirs, axis=1), np.linalg.norm(ours, axis=1)
-    cosine = float(np.min(np.sum(theirs * ours, axis=1) / (lengths[0] * lengths[1])))
-    stretch = float(np.max(np.abs(lengths[1] / lengths[0] - 1)))
+    some = (lengths[0] > 0) | (lengths[1] > 0)  # a static model that knows no word of a text says nothing of it
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = float(np.min(np.sum(theirs * ours, axis=1)[some] / (lengths[0] * lengths[1])[some], initial=1))
+        stretch = float(np.max(np.abs(lengths[1] / lengths[0] - 1)[some], initial=0))
     if not cosine > MIN_COSINE or not stretch < 0.01:
         raise ModelError(
             f"the exported query encoder of {embedder.space.model!r} does not give the model's vectors: on"
@@ -192,7 +194,15 @@ def _module(embedder: TorchEmbedder) -> Any:
             result: torch.Tensor = library(features)["sentence_embedding"]
             return result
 
-        forward = library_forward
+        def static_forward(input_ids: torch.Tensor) -> torch.Tensor:
+            table, *others = library
+            rows = torch.nn.functional.embedding(input_ids, table.embedding.weight)
+            found = {"sentence_embedding": rows.sum(1) / torch.ones_like(input_ids).sum(1, keepdim=True).clamp(min=1)}
+            for other in others:
+                found = other(found)
+            return found["sentence_embedding"]
+
+        forward = static_forward if layout.static else library_forward
 
     class Module(torch.nn.Module):  # type: ignore[misc, unused-ignore]
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,8 @@ class TorchEmbedder:
         self.packed = can_pack(self.layout)
         half = kind == "cuda" and self.packed
         self.numerics = f"{'float16' if half else 'float32'}/torch-{torch.__version__.partition('+')[0]}/{kind}"
-        self._batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if kind == "cpu" else GPU_BATCH_TOKENS)
+        large = kind != "cpu" or self.layout.static
+        self._batch_tokens = batch_tokens or (GPU_BATCH_TOKENS if large else CPU_BATCH_TOKENS)
         if self.packed:
             dtype = torch.float16 if half else torch.float32
             packed = [PackedModel(files, self.layout, device, dtype) for device in devices]
@@ -52,7 +53,8 @@ class TorchEmbedder:
                 self._lanes *= torch.get_num_threads()
             self._one_thread = kind == "cpu"
         else:
-            self._lanes = [_library_lane(files, device, self.space) for device in devices]
+            lane = _static_lane if self.layout.static else _library_lane
+            self._lanes = [lane(files, device, self.space) for device in devices]
             self._one_thread = False
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -76,7 +78,7 @@ class TorchEmbedder:
                 counts[place[text]] = len(ids)
             refuse_long(counts, 0, window)
         vectors = np.empty((len(distinct), self.space.dim), dtype=np.float32)
-        batches = plan([len(ids) for ids in tokens], self._batch_tokens, padded=not self.packed)
+        batches = plan([len(ids) for ids in tokens], self._batch_tokens, padded=not (self.packed or self.layout.static))
 
         def run(lane: Callable[..., Any], batch: Batch) -> None:
             vectors[batch] = lane([distinct[i] for i in batch], [tokens[i] for i in batch], query)
@@ -174,10 +176,32 @@ def _packed_lane(model: PackedModel) -> Callable[..., Any]:
     return lane
 
 
-def _library_lane(files: ModelFiles, device: torch.device, space: Space) -> Callable[..., Any]:
+def _static_lane(files: ModelFiles, device: torch.device, space: Space) -> Callable[..., Any]:
+    import numpy as np
+
+    torch = _torch()
+    model = _checked(files, device, space)
+
+    def lane(_texts: list[str], tokens: list[NDArray[Any]], _query: bool) -> NDArray[Any]:
+        starts = np.cumsum([0, *map(len, tokens[:-1])])
+        features = {"input_ids": np.concatenate(tokens), "offsets": starts}
+        with torch.inference_mode():
+            found = model({name: torch.from_numpy(value).to(device) for name, value in features.items()})
+        result: NDArray[Any] = found["sentence_embedding"].cpu().numpy()
+        return result
+
+    return lane
+
+
+def _checked(files: ModelFiles, device: torch.device, space: Space) -> Any:
     model = library_model(files, device)
     if (dim := model.get_embedding_dimension()) != space.dim:
         raise ModelError(f"model {files.name!r} gives {dim} numbers, its files say {space.dim}", "fetch it again")
+    return model
+
+
+def _library_lane(files: ModelFiles, device: torch.device, space: Space) -> Callable[..., Any]:
+    model = _checked(files, device, space)
     model.max_seq_length = space.max_tokens
 
     def lane(texts: list[str], _tokens: list[NDArray[Any]], query: bool) -> NDArray[Any]:
@@ -197,14 +221,16 @@ def library_model(files: ModelFiles, device: torch.device) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingExtra(f"running model {files.name!r} needs sentence-transformers", _INSTALL) from error
+    static = read_layout(files).static
     try:
-        return SentenceTransformer(
+        model = SentenceTransformer(
             str(files.folder),
             device=str(device),
             local_files_only=True,
             trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
+            model_kwargs={} if static else {"use_safetensors": True},
         ).eval()
+        return model.float() if static else model  # tables are often kept in half precision
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {files.name!r} cannot be loaded: {error}", "fetch the model again") from error
 

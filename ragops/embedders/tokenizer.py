@@ -139,6 +139,14 @@ def clean(text: str) -> str:
     return text
 
 
+def bare(definition: bytes) -> bytes:
+    """A tokenizer.json that puts nothing around a text. Raises ModelError."""
+    try:
+        return json.dumps(json.loads(definition) | {"post_processor": None}).encode()
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the model's tokenizer.json cannot be read: {error}", "fetch the model again") from error
+
+
 def model_max_length(tokenizer_config: bytes) -> int | None:
     """What tokenizer_config.json says of the window; None where it says nothing (or "infinite")."""
     value = json.loads(tokenizer_config).get("model_max_length")
