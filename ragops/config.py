@@ -61,9 +61,28 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GateSettings:
+    queries: str | None = None  # a query set; null, and `mode`: what `evaluate` says
+    qrels: str | None = None
+    mode: Mode | None = None
+    metric: str = "nDCG@10"
+    margin: float = 0.01  # a loss against the live release up to here is let through
+    min: float | None = None  # a release below is held back, whatever the live one has
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseSettings:
     keep: int = 5  # releases kept beside the live one
     max_delete: float = 0.2  # a larger share of deleted documents needs consent
+    gate: GateSettings | None = None  # what a release must show before it is published
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    queries: str | None = None  # the query set of the stage `evaluate`, and of the gate; relative to the workspace
+    qrels: str | None = None  # its judgements, where they are a file of their own
+    mode: Mode = "hybrid"
+    rerank: str | None = None  # a cross-encoder that orders the best anew: folder or hub name
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +144,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
 
 
@@ -276,8 +296,14 @@ def parse_rate(text: str) -> tuple[int, int] | None:
     return (int(match[1]), _SECONDS[match[2]]) if match else None
 
 
+#: A measure that says how good results are, as an evaluation names it.
+METRIC = re.compile(r"(?:nDCG|Recall|MRR)@[1-9][0-9]{0,2}|MAP")
+
+
 def _check_ranges(settings: Settings, where: Where) -> None:
     serve = settings.serve
+    gate = settings.release.gate or GateSettings(queries="")
+    queries = settings.evaluate.queries if gate.queries is None else gate.queries
     checks = [
         (("parse", "workers"), 0 <= settings.parse.workers <= 256, "0 to 256"),
         (("parse", "timeout"), 0 < settings.parse.timeout <= 86_400, "more than 0 seconds, and at most 86400"),
@@ -287,6 +313,12 @@ def _check_ranges(settings: Settings, where: Where) -> None:
         (("embed", "model"), bool(settings.embed.model.strip()), "the name or the folder of a model"),
         (("release", "keep"), settings.release.keep >= 1, "at least 1"),
         (("release", "max_delete"), 0 <= settings.release.max_delete <= 1, "a share from 0 to 1"),
+        (("release", "gate"), queries is not None,
+         "the key 'queries' (or evaluate.queries): a file of questions to ask"),
+        (("release", "gate", "metric"), METRIC.fullmatch(gate.metric) is not None,
+         "a measure: nDCG@k, Recall@k, MRR@k (k from 1 to 999) or MAP"),
+        (("release", "gate", "margin"), 0 <= gate.margin <= 1, "a number from 0 to 1"),
+        (("release", "gate", "min"), 0 <= (gate.min or 0) <= 1, "a number from 0 to 1"),
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),
         (("store", "url"), settings.store.url is None or is_address(settings.store.url),
          "a server's address such as http://localhost:6333, without a name and password (a key comes from the"
@@ -317,7 +349,7 @@ def _check_ranges(settings: Settings, where: Where) -> None:
     ]  # fmt: skip
     for path, good, want in checks:
         if not good:
-            raise ConfigError(f"{where.at(path[0]).at(path[1])}: '{'.'.join(path)}' takes {want}")
+            raise ConfigError(f"{functools.reduce(Where.at, path, where)}: '{'.'.join(path)}' takes {want}")
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, Where]:
