@@ -40,6 +40,13 @@ store:
 release:
   keep: 5                      # releases kept beside the live one
   max_delete: 0.2              # deleting a larger share of more than 20 documents needs --allow-deletes
+  gate: null                   # what a release must show before it is published: {metric: nDCG@10, margin: 0.01}
+
+evaluate:                      # docs/evaluation.md; name the files in dvc.yaml, too
+  queries: null                # questions with what they should find: evaluation/questions.yaml
+  qrels: null                  # judgements, where they are a file of their own
+  mode: hybrid
+  rerank: null
 
 search:
   k: 10
