@@ -19,6 +19,8 @@ from ragops.stores import open_store
 
 if TYPE_CHECKING:
     from ragops.backup import BackedUp, Restored
+    from ragops.evaluation.compare import Comparison
+    from ragops.evaluation.results import Evaluation
     from ragops.migration import Step
     from ragops.retrieval.diff import Difference
     from ragops.retrieval.query import Options, Query, Results
@@ -491,6 +493,50 @@ class Workspace:
             found = next((folder for folder in folders if folder.is_dir()), folders[0])
             self._encoders[space] = load_query_encoder(found, space)
         return self._encoders[space]
+
+    # ------------------------------------------------------------------ evaluation
+    def evaluate(
+        self, queries: str | os.PathLike[str] | None = None, qrels: str | os.PathLike[str] | None = None, *,
+        release: int | None = None, mode: Mode | None = None, rerank: str | None = None, exact: bool = False,
+        k: Sequence[int] = (10,), slices: Sequence[str] = (), progress: Callable[[Event], None] | None = None,
+    ) -> Evaluation:  # fmt: skip
+        """Ask the live release, or a kept one, a query set and measure the answers; the result is kept below
+        `.ragops/evaluations`. Without `queries`, those of `evaluate` in params.yaml. Raises UsageError, MissingExtra.
+        """
+        from ragops.evaluation import results, run
+        from ragops.evaluation import queries as sets
+
+        own = self.settings.evaluate
+        if queries is None:
+            if own.queries is None:
+                raise UsageError(
+                    f"no query set: {self.root / config.FILE} has no evaluate.queries",
+                    "Give one: ragops eval run --queries FILE. Or begin with: ragops eval bootstrap",
+                )
+            queries = self.root / own.queries
+            qrels = None if own.qrels is None else self.root / own.qrels
+        asked = sets.read(Path(queries), None if qrels is None else Path(qrels))
+        mode, tell = mode or own.mode, _teller(progress)
+        reader = self.reader(release)
+        with self.state() as state:
+            moves = state.moves()
+        found = run.evaluate(
+            reader, None if mode == "bm25" else self.encoder(reader.release), asked,
+            uris=(row.uri for row in self.store.point_rows(reader.release.number)), moves=moves, mode=mode,
+            rerank=rerank or own.rerank, exact=exact, cutoffs=k, slices=slices,
+            tell=lambda done, total: tell("evaluate", done, total),
+        )  # fmt: skip
+        results.save(self.local / results.FOLDER, found)
+        return found
+
+    def compare(self, a: str | int, b: str | int, *, metric: str = "nDCG@10", margin: float = 0.01) -> Comparison:
+        """Whether evaluation `b` is worse than `a`: each an id or its beginning, the number of a release, or a file.
+
+        Raises UsageError."""
+        from ragops.evaluation import results
+        from ragops.evaluation.compare import compare
+
+        return compare(*results.pair(self.local / results.FOLDER, str(a), str(b)), metric=metric, margin=margin)
 
     # ------------------------------------------------------------------ what stood at a revision
     def _kept_at(self, rev: str) -> int | None:
