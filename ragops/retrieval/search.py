@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ragops.errors import SpaceMismatch, UsageError
 from ragops.retrieval import diversity, rerank
+from ragops.retrieval.document import beside, chunks_of
 from ragops.retrieval.fusion import Candidate, fuse
-from ragops.retrieval.query import Hit, Passage, Query, Results, hit
-from ragops.types import Embedder, Filter, Leg, Place, Reader
+from ragops.retrieval.query import Hit, Query, Results, hit
+from ragops.types import Embedder, Leg, Place, Reader
 
 if TYPE_CHECKING:
     from ragops.types import Vectors
@@ -156,33 +157,10 @@ def _limited(found: Sequence[_Found], most: int) -> list[_Found]:
     return kept
 
 
-# ---------------------------------------------------------------- what stands around a hit
-def document_chunks(
-    reader: Reader, documents: Sequence[str], scope: Filter | None = None
-) -> dict[str, list[Mapping[str, Any]]]:
-    """Payloads of the chunks of some documents, by document id, as they stand in the text."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    wanted: Filter = {"document_id": {"in": list(documents)}, **({"any": [scope]} if scope else {})}
-    for _, payload, _ in reader.points(filter=wanted):
-        found.setdefault(payload["document_id"], []).append(payload)
-    for chunks in found.values():
-        chunks.sort(key=lambda payload: (payload["start"], payload["end"], payload["chunk_id"]))
-    return found
-
-
 def _expanded(reader: Reader, query: Query, hits: Sequence[Hit]) -> list[Hit]:
-    chunks = document_chunks(reader, list({each.document_id for each in hits}), query.scope)
-    whole = []
-    for each in hits:
-        beside = chunks.get(each.document_id, [])
-        at = next((n for n, payload in enumerate(beside) if payload["chunk_id"] == each.chunk_id), None)
-        if at is None:  # its permissions changed a moment ago
-            continue
-        before, after = beside[max(0, at - query.expand) : at], beside[at + 1 : at + 1 + query.expand]
-        whole.append(replace(each, before=tuple(map(_passage, before)), after=tuple(map(_passage, after))))
-    return whole
-
-
-def _passage(payload: Mapping[str, Any]) -> Passage:
-    heading = tuple(payload.get("heading") or ())
-    return Passage(payload["text"], payload["start"], payload["end"], heading, payload.get("page"), payload["chunk_id"])
+    chunks = chunks_of(reader, "document_id", {each.document_id for each in hits}, query.scope)
+    around = [beside(chunks.get(each.document_id, []), each.chunk_id, query.expand) for each in hits]
+    return [
+        replace(each, before=tuple(before), after=tuple(after))
+        for each, (before, after) in zip(hits, around, strict=True)
+    ]
