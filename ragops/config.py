@@ -173,7 +173,7 @@ def parse(text: str, name: str = FILE) -> Settings:
         )
     sources = _sources(value.pop("sources", None), where.at("sources"))
     settings = bind(Settings, value, where, also=("sources",))
-    _check_ranges(settings, where)
+    check_ranges(settings, where)
     return dataclasses.replace(settings, sources=sources)
 
 
@@ -300,7 +300,8 @@ def parse_rate(text: str) -> tuple[int, int] | None:
 METRIC = re.compile(r"(?:nDCG|Recall|MRR)@[1-9][0-9]{0,2}|MAP")
 
 
-def _check_ranges(settings: Settings, where: Where) -> None:
+def check_ranges(settings: Settings, where: Where) -> None:
+    """Raises ConfigError for a value that is of the right type and cannot be."""
     serve = settings.serve
     gate = settings.release.gate or GateSettings(queries="")
     queries = settings.evaluate.queries if gate.queries is None else gate.queries
