@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ragops.retrieval.diff import Difference
     from ragops.retrieval.query import Options, Query, Results
     from ragops.stores.transfer import Transferred
-    from ragops.types import Connector, Embedder, Filter, Reader, Release, Store
+    from ragops.types import Connector, Embedder, Filter, Mode, Reader, Release, Store
     from ragops_pipelines.collect import Collected
     from ragops_pipelines.job import Event, Job, Plan, Summary
     from ragops_pipelines.stages import Done

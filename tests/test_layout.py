@@ -23,6 +23,7 @@ FLOORS = [
     },
     {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources", "ragops.params"},
     {"ragops.retrieval"},
+    {"ragops.evaluation"},
     {"ragops_pipelines"},
     {"ragops.archive", "ragops.backup", "ragops.migration", "ragops.workspace", "ragops.doctor"},
     {"ragops.cli", "ragops.__main__", "ragops"},

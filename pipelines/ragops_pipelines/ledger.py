@@ -87,6 +87,7 @@ class Ledger:
         """
         db = self.state.db
         self._record_permissions()
+        self._record_moves()
         for column in ("raw_sha", "doc_raw_sha"):  # bytes that perhaps nothing names any more
             old = f"INSERT OR IGNORE INTO work.old_objects SELECT {column} FROM sources WHERE {column} IS NOT NULL"
             db.execute(f"{old} AND uri IN (SELECT uri FROM work.updated)")
@@ -119,6 +120,37 @@ class Ledger:
         removed = "SELECT count(*) FROM work.old WHERE point_id NOT IN (SELECT point_id FROM work.wanted)"
         added = "SELECT count(*) FROM work.wanted WHERE point_id NOT IN (SELECT point_id FROM work.old)"
         return db.execute(removed).fetchone()[0], db.execute(added).fetchone()[0]
+
+    def _record_moves(self) -> None:
+        """Documents that are gone and came under another uri, for those who know them by name: with the same bytes, or
+        with half of their chunks at least. Before the sources and points are recorded."""
+        if not self.changes.removed:
+            return
+        db = self.state.db
+        db.execute("CREATE TEMP TABLE left (uri TEXT PRIMARY KEY, document_id TEXT, raw_sha TEXT, chunks INTEGER)")
+        db.executemany(
+            "INSERT INTO left SELECT uri, document_id, doc_raw_sha, chunks FROM sources"
+            " WHERE uri = ? AND document_id IS NOT NULL", ((uri,) for uri in self.changes.removed),
+        )  # fmt: skip
+        came = (
+            "SELECT u.uri, u.document_id, u.doc_raw_sha, u.chunks FROM work.updated u"
+            " WHERE u.document_id IS NOT NULL AND u.uri NOT IN (SELECT uri FROM sources WHERE document_id IS NOT NULL)"
+        )
+        same = db.execute(
+            f"SELECT l.uri, c.uri, 1.0 FROM left l JOIN ({came}) c ON c.doc_raw_sha = l.raw_sha ORDER BY l.uri, c.uri"
+        ).fetchall()
+        alike = db.execute(
+            "SELECT l.uri, c.uri, count(*) * 1.0 / max(l.chunks, c.chunks) AS share FROM left l"
+            " JOIN points p ON p.document_id = l.document_id JOIN work.wanted w ON w.vector_key = p.vector_key"
+            f" JOIN ({came}) c ON c.document_id = w.document_id GROUP BY l.uri, c.uri HAVING share >= 0.5"
+            " ORDER BY share DESC, l.uri, c.uri"
+        ).fetchall()
+        db.execute("DROP TABLE left")
+        moves: dict[str, str] = {}
+        for old, new, _ in (*same, *alike):
+            if old not in moves and new not in moves.values():
+                moves[old] = new
+        self.state.save_moves(sorted(moves.items()))
 
     def _record_permissions(self) -> None:
         """Before the sources are: only what was there before, perhaps in an older release, can have changed."""

@@ -63,6 +63,9 @@ CREATE TABLE IF NOT EXISTS runs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, started TEXT NOT NULL, finished TEXT, outcome TEXT, summary TEXT);
 """
 
+_MOVES = """
+CREATE TABLE IF NOT EXISTS moves (number INTEGER PRIMARY KEY AUTOINCREMENT, old TEXT NOT NULL, new TEXT NOT NULL)"""
+
 # Tables of large values keep their rowids: rows are then appended, and only small keys are sorted in.
 # The run in progress: what will be written, dropped when the next run starts.
 _WORK = """
@@ -223,6 +226,18 @@ class State:
     def container_token(self, uri: str) -> str | None:
         row = self.db.execute("SELECT token FROM containers WHERE uri = ?", (uri,)).fetchone()
         return row[0] if row else None
+
+    # -- moves
+    def moves(self) -> list[tuple[int, str, str]]:
+        """(order, old uri, new uri) of documents that went from one uri to another, oldest first."""
+        there = self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'moves'").fetchone()
+        return self.db.execute("SELECT number, old, new FROM moves ORDER BY number").fetchall() if there else []
+
+    def save_moves(self, moves: Iterable[tuple[str, str]]) -> None:
+        """(old uri, new uri). The table is made when it is first needed, so that the schema stays as it is."""
+        if found := list(moves):
+            self.db.execute(_MOVES)
+            self.db.executemany("INSERT INTO moves (old, new) VALUES (?, ?)", found)
 
     # -- counts
     def count(self, table: str) -> int:

@@ -10,6 +10,7 @@ import typer
 from ragops.cli import (
     backup,
     doctor,
+    eval,
     gc,
     ingest,
     init,
@@ -43,6 +44,7 @@ app.command("search")(search.command)
 app.command("status")(status.command)
 app.command("stage")(stage.command)
 app.add_typer(releases.app, name="releases")
+app.add_typer(eval.app, name="eval")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(store.app, name="store")
 app.command("verify")(verify.command)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 LABELS = {
     "scan": "scanning", "sources": "reading and parsing", "embed": "embedding", "export": "exporting query encoder",
     "dataset": "writing dataset", "load": "loading release", "copy": "copying releases", "compare": "comparing both",
-    "backup": "writing the backup", "restore": "reading the backup",
+    "evaluate": "asking the query set", "backup": "writing the backup", "restore": "reading the backup",
 }  # fmt: skip
 UNITS = {"scan": "sources", "sources": "sources", "embed": "vectors", "load": "points",
-         "copy": "points", "compare": "releases", "backup": "MB", "restore": "MB"}  # fmt: skip
+         "evaluate": "questions", "copy": "points", "compare": "releases", "backup": "MB", "restore": "MB"}  # fmt: skip
 EVERY = 5.0  # seconds between plain lines
 
 
