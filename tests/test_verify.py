@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import qdrant_edge as edge
 
+from ragops.errors import StoreError
 from ragops.workspace import Workspace
+from ragops_pipelines.dataset import Dataset
 from ragops_pipelines.job import HeldBack
 from tests.conftest import Result, answer, write_corpus
 from tests.pages import contents, edit, set_source, uris
@@ -37,6 +39,30 @@ def test_a_sound_workspace_verifies(workspace: Workspace, pages: Path, ragops: C
     assert {name: value[name] for name in ("ok", "missing", "extra", "differing", "wrong_model")} == {
         "ok": True, "missing": 0, "extra": 0, "differing": 0, "wrong_model": 0,
     }  # fmt: skip
+
+
+def test_verify_finds_every_flip_in_the_rejects(workspace: Workspace, pages: Path) -> None:
+    """Also where polars reads it as other rows, or dies of it."""
+    (pages / "bad.pdf").write_bytes(b"%PDF-1.7 nothing")
+    workspace.ingest(pages)
+    known = workspace.rejects()
+    assert [reject["uri"] for reject in known] == ["pages:/bad.pdf"]
+    file = next((workspace.data / "dataset/rejects").glob("*.parquet"))
+    sealed = (workspace.data / "dataset/dataset.json").read_bytes()
+    data = file.read_bytes()
+    for place in range(0, len(data), 7):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(StoreError, match="damaged"):
+            Dataset(workspace.data / "dataset").rejects()
+    found = workspace.verify()
+    assert not found.ok
+    assert not found.dataset_sound
+    (workspace.local / "state.db").unlink()  # what it said of them is lost, too: they are made again
+    workspace.ingest()
+    assert [reject["uri"] for reject in workspace.rejects()] == ["pages:/bad.pdf"]
+    assert workspace.verify().ok
+    assert file.read_bytes() == data
+    assert (workspace.data / "dataset/dataset.json").read_bytes() == sealed
 
 
 def test_verify_finds_and_repairs_what_was_done_to_a_release(

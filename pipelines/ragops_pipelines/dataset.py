@@ -221,14 +221,16 @@ class Dataset:
         return Segment(name, len(keys), matrix.nbytes), size
 
     def write_rejects(self, rejects: Iterable[Mapping[str, Any]]) -> None:
+        """Bound by their own manifest alone: DVC's stage that writes `dataset.json` does not see them."""
         import polars as pl
 
         schema = {name: pl.Boolean if name == "transient" else pl.String for name in REJECTS}
         found = [[reject[name] for name in REJECTS] for reject in rejects]
-        file = self.folder / "rejects" / "rejects.parquet"
-        draft = file.with_name(f".{file.name}.tmp")
-        pl.DataFrame(found, schema=schema, orient="row").write_parquet(draft, compression="zstd", statistics=False)
-        durable.replace(draft, file)
+        folder = self.folder / "rejects"
+        name, _ = segments.write(pl.DataFrame(found, schema=schema, orient="row"), folder)
+        durable.sync(folder)
+        durable.write_atomic(folder / FILE, _text({"file": name}).encode())
+        segments.sweep(folder, {name, FILE})
 
     def _add(self, state: State, manifest: Manifest, documents: pl.DataFrame, chunks: pl.DataFrame) -> int:
         segment, size = self.write_documents(documents)
@@ -361,14 +363,16 @@ class Dataset:
                 yield Point(row["point_id"], row["chunk_id"], row["document_id"], key, body)
 
     def rejects(self) -> list[dict[str, Any]]:
-        """Raises StoreError."""
-        import polars as pl
-
-        file = self.folder / "rejects" / "rejects.parquet"
+        """Raises StoreError where they are missing or damaged, SchemaError."""
+        file = self.folder / "rejects" / FILE
+        found = segments.read_manifest(file, SCHEMA)
+        if found is None:
+            raise StoreError(f"{file} is missing", segments.MEND)
         try:
-            return pl.read_parquet(file).to_dicts() if file.exists() else []
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(f"{file} cannot be read: {error}", segments.MEND) from error
+            name = str(found["file"])
+        except KeyError as error:
+            raise StoreError(f"{file} is damaged: {error!r}", segments.MEND) from error
+        return self._read("rejects", name).to_dicts()
 
     def segments(self, manifest: Manifest) -> Iterator[tuple[list[str], Vectors]]:
         """Keys and vectors, float32 (keys, dim), segment by segment. Raises StoreError for a damaged one."""

@@ -68,7 +68,8 @@ def verify(job: Job) -> Verification:
     findings += job.snapshot.check(job.state)
     try:
         manifest = job.dataset.manifest()
-        job.dataset.rejects()
+        if manifest is not None:
+            job.dataset.rejects()
     except StoreError as error:
         return Verification(None, 0, findings=[*findings, error.message], dataset_sound=False)
     if manifest is None:
