@@ -127,9 +127,9 @@ class Ledger:
         if not self.changes.removed:
             return
         db = self.state.db
-        db.execute("CREATE TEMP TABLE left (uri TEXT PRIMARY KEY, document_id TEXT, raw_sha TEXT, chunks INTEGER)")
+        db.execute("CREATE TEMP TABLE departed (uri TEXT PRIMARY KEY, document_id TEXT, raw_sha TEXT, chunks INTEGER)")
         db.executemany(
-            "INSERT INTO left SELECT uri, document_id, doc_raw_sha, chunks FROM sources"
+            "INSERT INTO departed SELECT uri, document_id, doc_raw_sha, chunks FROM sources"
             " WHERE uri = ? AND document_id IS NOT NULL", ((uri,) for uri in self.changes.removed),
         )  # fmt: skip
         came = (
@@ -137,15 +137,15 @@ class Ledger:
             " WHERE u.document_id IS NOT NULL AND u.uri NOT IN (SELECT uri FROM sources WHERE document_id IS NOT NULL)"
         )
         same = db.execute(
-            f"SELECT l.uri, c.uri, 1.0 FROM left l JOIN ({came}) c ON c.doc_raw_sha = l.raw_sha ORDER BY l.uri, c.uri"
+            f"SELECT l.uri, c.uri, 1.0 FROM departed l JOIN ({came}) c ON c.doc_raw_sha = l.raw_sha ORDER BY l.uri, c.uri"
         ).fetchall()
         alike = db.execute(
-            "SELECT l.uri, c.uri, count(*) * 1.0 / max(l.chunks, c.chunks) AS share FROM left l"
+            "SELECT l.uri, c.uri, count(DISTINCT w.nth) * 1.0 / max(l.chunks, c.chunks) AS share FROM departed l"
             " JOIN points p ON p.document_id = l.document_id JOIN work.wanted w ON w.vector_key = p.vector_key"
             f" JOIN ({came}) c ON c.document_id = w.document_id GROUP BY l.uri, c.uri HAVING share >= 0.5"
             " ORDER BY share DESC, l.uri, c.uri"
         ).fetchall()
-        db.execute("DROP TABLE left")
+        db.execute("DROP TABLE departed")
         moves: dict[str, str] = {}
         for old, new, _ in (*same, *alike):
             if old not in moves and new not in moves.values():

@@ -25,31 +25,29 @@ class Found:
 
     uris: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
-    documents: int = 0  # in the release
 
 
 def find(names: Iterable[str], uris: Iterable[str], moves: Sequence[Move] = ()) -> Found:
     """The documents that `names` mean. What has a name now is meant by it; the log is asked of names that nobody has.
 
-    `uris`: of the release, one after another, repeats next to each other count once; they are not held. Raises
-    UsageError for a name that several documents have.
+    `uris`: of the release, as often as they come; they are not held. Raises UsageError for a name that several
+    documents have.
     """
-    wanted = {form: name for name in names for form in _forms(name)}
+    wanted: dict[str, list[str]] = {}  # how a name may stand in a URI -> the names
+    for name in names:
+        for form in _forms(name):
+            wanted.setdefault(form, []).append(name)
     former = _former(wanted, moves)
     sought = {uri for ways in former.values() for way in ways for uri in way}
     whole: dict[str, str] = {}
     parts: dict[str, set[str]] = {}
     there: set[str] = set()
-    last, count = None, 0
     for uri in uris:
-        if uri == last:
-            continue
-        last, count = uri, count + 1
-        if uri in wanted:
-            whole[wanted[uri]] = uri
+        for name in wanted.get(uri, ()):
+            whole[name] = uri
         for tail in _tails(uri):
-            if tail in wanted:
-                parts.setdefault(wanted[tail], set()).add(uri)
+            for name in wanted.get(tail, ()):
+                parts.setdefault(name, set()).add(uri)
         if uri in sought:
             there.add(uri)
     found = {name: _only(name, candidates) for name, candidates in parts.items() if name not in whole} | whole
@@ -58,7 +56,7 @@ def find(names: Iterable[str], uris: Iterable[str], moves: Sequence[Move] = ()) 
         reached = {next((uri for uri in way if uri in there), None) for way in ways} - {None}
         if reached and name not in found:
             found[name] = moved[name] = _only(name, {uri for uri in reached if uri is not None})
-    return Found(found, moved, count)
+    return Found(found, moved)
 
 
 def _only(name: str, candidates: set[str]) -> str:
@@ -84,7 +82,7 @@ def _tails(uri: str) -> tuple[str, ...]:
     return (tail, row) if row else (tail,)
 
 
-def _former(wanted: Mapping[str, str], moves: Sequence[Move]) -> dict[str, list[list[str]]]:
+def _former(wanted: Mapping[str, Sequence[str]], moves: Sequence[Move]) -> dict[str, list[list[str]]]:
     """Name -> for each document of the log that had it, its other URIs, those that count first before."""
     after: dict[str, list[Move]] = {}
     before: dict[str, list[Move]] = {}
@@ -94,8 +92,8 @@ def _former(wanted: Mapping[str, str], moves: Sequence[Move]) -> dict[str, list[
         before.setdefault(move.new, []).append(move)
         for uri in (move.old, move.new):
             for form in (uri, *_tails(uri)):
-                if form in wanted:
-                    named.setdefault(wanted[form], set()).add(uri)
+                for name in wanted.get(form, ()):
+                    named.setdefault(name, set()).add(uri)
     found: dict[str, list[list[str]]] = {}
     for name, uris in named.items():
         for uri in sorted(uris):

@@ -29,9 +29,9 @@ Tell = Callable[[int, int], None]
 
 
 def evaluate(
-    reader: Reader, encoder: Embedder | None, queries: QuerySet, *, uris: Iterable[str], moves: Sequence[Move] = (),
-    mode: Mode = "hybrid", rerank: str | None = None, exact: bool = False, cutoffs: Sequence[int] = (10,),
-    slices: Sequence[str] = (), tell: Tell = lambda done, total: None,
+    reader: Reader, encoder: Embedder | None, queries: QuerySet, *, uris: Iterable[str],
+    moves: Iterable[tuple[int, str, str]] = (), mode: Mode = "hybrid", rerank: str | None = None, exact: bool = False,
+    cutoffs: Sequence[int] = (10,), slices: Sequence[str] = (), tell: Tell = lambda done, total: None,
 ) -> Evaluation:  # fmt: skip
     """Ask every question and measure the answers, each document ranked by its best chunk.
 
@@ -47,7 +47,7 @@ def evaluate(
         if name not in ("source", "tenant") and not (name.startswith(("meta.", "query.")) and name.partition(".")[2]):
             raise UsageError(f"--slice: there is no field {name!r}", f"There are {SLICES}.")
     names = {each.document for question in queries.questions for each in question.expected}
-    found = documents.find(names, uris, moves)
+    found = documents.find(names, uris, [Move(*each) for each in moves])
     warnings = [*([SYNTHETIC] if queries.synthetic else []), *queries.warnings, *_lacking(queries, found, reader)]
     spans = _spans(reader, queries, found, warnings)
     qrels = {question.id: _judged(question, found, spans, warnings) for question in queries.questions}
