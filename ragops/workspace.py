@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ragops.migration import Step
     from ragops.retrieval.diff import Difference
     from ragops.retrieval.query import Options, Query, Results
+    from ragops.retrieval.recall import Recall
+    from ragops.retrieval.why import Explanation
     from ragops.stores.transfer import Transferred
     from ragops.types import Connector, Embedder, Filter, Mode, Reader, Release, Store
     from ragops_pipelines.collect import Collected
@@ -447,6 +449,36 @@ class Workspace:
         results = search(reader, encoder, asked)
         return replace(results, release=release, revision=rev) if rev is not None else results
 
+    def why(self, query: str | Query, uri: str, k: int | None = None, *, release: int | None = None) -> Explanation:
+        """Why a document is a hit of a query, a low one, or none. Raises UsageError, StoreError."""
+        from ragops.retrieval.query import ask
+        from ragops.retrieval.why import why
+
+        settings = self.settings.search
+        asked = ask(query, k, {}, {"mode": settings.mode, "rerank": settings.rerank}, settings.k)
+        reader = self.reader(release)
+        return why(reader, None if asked.mode == "bm25" else self.encoder(reader.release), asked, uri, self.rejects())
+
+    def recall(
+        self, queries: str | os.PathLike[str] | None = None, *, count: int = 200, k: int = 10,
+        filter: Filter | None = None, release: int | None = None,
+    ) -> Recall:  # fmt: skip
+        """How much of what an exact search finds the release's index finds: for the questions in a file, one a line,
+        or for `count` vectors made of its own passages. Raises UsageError, StoreError."""
+        from ragops.retrieval import recall
+
+        reader = self.reader(release)
+        if queries is None:
+            vectors = recall.sample(reader, count)
+        else:
+            texts = [line.strip() for line in _text(Path(queries)).splitlines() if line.strip()]
+            vectors = list(self.encoder(reader.release).embed_queries(texts)) if texts else []
+        if not vectors:
+            raise UsageError(
+                "there is no query to measure with", "Give a file of questions, one a line: --queries FILE"
+            )
+        return recall.measure(reader, vectors, k, filter)
+
     def diff(
         self, a: int | None = None, b: int | None = None, query: str | None = None, *, k: int | None = None,
         filter: Filter | None = None, exact: bool = False,
@@ -503,8 +535,8 @@ class Workspace:
         """Ask the live release, or a kept one, a query set and measure the answers; the result is kept below
         `.ragops/evaluations`. Without `queries`, those of `evaluate` in params.yaml. Raises UsageError, MissingExtra.
         """
-        from ragops.evaluation import results, run
         from ragops.evaluation import queries as sets
+        from ragops.evaluation import results, run
 
         own = self.settings.evaluate
         if queries is None:
@@ -657,6 +689,13 @@ def locate(path: Path | None) -> Path:
         f"no workspace (no {config.FILE}) in {where}" + ("" if path is not None else " or above it"),
         "Make one with `ragops init`, or ingest a folder right away: ragops ingest ./docs",
     )
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read as text: {error}", "It takes UTF-8.") from error
 
 
 def _described(release: Release, live: int | None, held: bool) -> dict[str, Any]:

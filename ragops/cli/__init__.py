@@ -14,7 +14,10 @@ from ragops.cli import (
     gc,
     ingest,
     init,
+    keys,
+    mcp,
     migrate,
+    recall,
     rejects,
     releases,
     restore,
@@ -23,6 +26,7 @@ from ragops.cli import (
     status,
     store,
     verify,
+    why,
 )
 from ragops.cli.options import print_json
 from ragops.errors import RagopsError
@@ -41,12 +45,16 @@ app = typer.Typer(
 app.command("init")(init.command)
 app.command("ingest")(ingest.command)
 app.command("search")(search.command)
+app.command("why")(why.command)
+app.command("recall")(recall.command)
+app.command("mcp")(mcp.command)
 app.command("status")(status.command)
 app.command("stage")(stage.command)
 app.add_typer(releases.app, name="releases")
 app.add_typer(eval.app, name="eval")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(store.app, name="store")
+app.add_typer(keys.app, name="keys")
 app.command("verify")(verify.command)
 app.command("gc")(gc.command)
 app.command("backup")(backup.command)

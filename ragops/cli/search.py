@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import re
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,28 +13,36 @@ import typer
 from ragops.cli.options import JsonOption, WorkspaceOption, print_json
 
 if TYPE_CHECKING:
-    from ragops.retrieval.query import Hit
+    from ragops.config import SearchSettings
+    from ragops.retrieval.query import Hit, Query
 
 SHOWN = 400  # characters of a passage
+
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option("-f", "--filter", help="field=value, or a filter as JSON. Again for more; all must hold."),
+]
+ModeOption = Annotated[
+    str | None,
+    typer.Option("-m", "--mode", help="dense (by vectors), bm25 (by words) or hybrid; default: search.mode."),
+]
+TenantOption = Annotated[str | None, typer.Option("--tenant", help="As this tenant sees it; '' is no tenant.")]
+GroupsOption = Annotated[
+    str | None, typer.Option("--groups", metavar="A,B", help="As a member of these groups sees it; '' is of none.")
+]
 
 
 def command(
     query: Annotated[str, typer.Argument(help="The question, in plain words.")],
     k: Annotated[int | None, typer.Option("-k", help="How many passages; default: search.k of params.yaml.")] = None,
-    filter: Annotated[
-        list[str] | None,
-        typer.Option("-f", "--filter", help="field=value, or a filter as JSON. Again for more; all must hold."),
-    ] = None,
+    filter: FilterOption = None,
     release: Annotated[
         int | None, typer.Option("--release", help="Ask a kept release instead of the live one.")
     ] = None,
     rev: Annotated[
         str | None, typer.Option("--rev", help="Ask what stood at a revision of git: a commit, a tag, HEAD~1.")
     ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option("-m", "--mode", help="dense (by vectors), bm25 (by words) or hybrid; default: search.mode."),
-    ] = None,
+    mode: ModeOption = None,
     offset: Annotated[int, typer.Option("--offset", help="Leave out so many of the best.")] = 0,
     per_document: Annotated[
         int | None, typer.Option("--per-document", metavar="N", help="At most N passages of one document.")
@@ -51,10 +60,8 @@ def command(
         str | None, typer.Option("--rerank", metavar="MODEL", help="Order the best anew by a cross-encoder.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the index.")] = False,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="As this tenant sees it; '' is no tenant.")] = None,
-    groups: Annotated[
-        str | None, typer.Option("--groups", metavar="A,B", help="As a member of these groups sees it; '' is of none.")
-    ] = None,
+    tenant: TenantOption = None,
+    groups: GroupsOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -68,25 +75,19 @@ def command(
       ragops search "invoices" --tenant acme --groups sales,finance
       ragops search "invoices" --rev v1.2
     """
-    from ragops.retrieval.query import Query
-    from ragops.retrieval.scope import scope
     from ragops.workspace import Workspace
 
     with Workspace.open(workspace) as found:
-        settings = found.settings.search
-        asked = Query(
-            query,
-            settings.k if k is None else k,
-            mode or settings.mode,  # type: ignore[arg-type]
-            filter=parse_filter(filter or []),
-            scope=scope(tenant, None if groups is None else [name for name in groups.split(",") if name]),
+        asked = query_of(query, found.settings.search, k=k, mode=mode, filter=filter, tenant=tenant, groups=groups)
+        asked = replace(
+            asked,
             offset=offset,
             per_document=per_document,
             expand=expand,
             exact=exact,
             min_score=min_score,
             diversity=diversity,
-            rerank=rerank or settings.rerank,
+            rerank=rerank or asked.rerank,
         )
         results = found.search(asked, release=release, rev=rev)
     if json:
@@ -107,6 +108,30 @@ def command(
         print(f"revision {results.revision}" + (f", release {results.release}" if results.release else ""))
     else:
         print(f"release {results.release}")
+
+
+def query_of(
+    text: str,
+    settings: SearchSettings,
+    *,
+    k: int | None,
+    mode: str | None,
+    filter: list[str] | None,
+    tenant: str | None,
+    groups: str | None,
+) -> Query:
+    """What the options that commands share ask for. Raises UsageError."""
+    from ragops.retrieval.query import Query
+    from ragops.retrieval.scope import scope
+
+    return Query(
+        text,
+        settings.k if k is None else k,
+        mode or settings.mode,  # type: ignore[arg-type]
+        filter=parse_filter(filter or []),
+        scope=scope(tenant, None if groups is None else [name for name in groups.split(",") if name]),
+        rerank=settings.rerank,
+    )
 
 
 def _wrapped(text: str, indent: str) -> str:
