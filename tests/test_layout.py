@@ -19,13 +19,15 @@ FLOORS = [
         "ragops.durable",
         "ragops.templates",
         "ragops.lock",
+        "ragops.keys",
         "ragops.versioning",
     },
     {"ragops_connectors", "ragops.embedders", "ragops.stores", "ragops.sources", "ragops.params"},
     {"ragops.retrieval"},
     {"ragops.evaluation"},
     {"ragops_pipelines"},
-    {"ragops.archive", "ragops.backup", "ragops.migration", "ragops.workspace", "ragops.doctor"},
+    {"ragops.archive", "ragops.backup", "ragops.migration", "ragops.workspace", "ragops.doctor", "ragops.retriever"},
+    {"ragops.adapters", "ragops.mcp_server"},
     {"ragops.cli", "ragops.__main__", "ragops"},
 ]
 APART = {"ragops_connectors", "ragops.embedders", "ragops.stores"}  # never import one another
