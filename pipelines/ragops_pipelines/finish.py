@@ -14,6 +14,7 @@ from ragops.errors import DiskFull, RagopsError, StoreError
 from ragops.stores.manifest import Damaged
 from ragops.stores.releases import is_held, live_release
 from ragops.types import Store
+from ragops_pipelines.gate import allowed
 from ragops_pipelines.job import Job
 from ragops_pipelines.ledger import all_permissions
 
@@ -27,7 +28,7 @@ def finish(job: Job, *, recovering: bool = False) -> None:
         if "permits" in due:
             permits = {document: (tenant, tuple(groups)) for document, (tenant, groups) in due["permits"].items()}
             job.store.permit(permits, upto=due["upto"])
-        if "release" in due and not is_held(job.store):
+        if "release" in due and not is_held(job.store) and allowed(job, due["release"]):
             _publish(job.store, due["release"], recovering=recovering)
         try:
             if "dataset" in due:

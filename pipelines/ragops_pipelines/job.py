@@ -11,6 +11,7 @@ from ragops.errors import RagopsError
 
 if TYPE_CHECKING:
     from ragops.config import Settings
+    from ragops.evaluation.gate import Gate
     from ragops.types import Connector, Store
     from ragops_pipelines.dataset import Dataset
     from ragops_pipelines.snapshot import Snapshot
@@ -58,6 +59,7 @@ class Job:
     models: Path
     options: Options
     tell: Progress
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Summary:
     incomplete: Sequence[str] = ()
     noop: bool = False
     held: bool = False  # a rollback holds: `release` is sealed, and not the live one
+    gate: Mapping[str, Any] | None = None  # what the gate said of `release`, where it was asked
     dvc: Mapping[str, Any] | None = None  # recorded, seconds, error; None outside of a DVC repository
 
     def as_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ragops_pipelines.collect import collect
 from ragops_pipelines.dataset import Manifest
 from ragops_pipelines.fetch import groups
 from ragops_pipelines.finish import finish
+from ragops_pipelines.gate import allowed, verdict
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
 from ragops_pipelines.parsers import parser_fingerprint
@@ -107,7 +108,7 @@ def _ingest(job: Job) -> Summary:
     same_recipe = state.get("recipe_token") == recipe_token(job)
     in_step = not anew and head is not None and head.fingerprint == state.get("fingerprint")
     if in_step and head is not None and same_recipe and _searchable(job, head) and not _news(changes, ledger):
-        if head != live and not is_held(job.store):
+        if head != live and not is_held(job.store) and allowed(job, head.number):
             job.store.publish(head.number)
         if len(job.store.numbers()) > job.settings.release.keep + 1:  # a run that died did not come to it
             prune(job.store, job.settings.release.keep)
@@ -431,4 +432,5 @@ def _summary(
         incomplete=tuple(changes.incomplete),
         noop=noop,
         held=is_held(job.store),
+        gate=verdict(job, release.number),
     )

@@ -19,12 +19,14 @@ import orjson
 
 from ragops import durable, ids
 from ragops.errors import ParseError, SchemaError, StoreError, UsageError
+from ragops.stores.releases import is_held
 from ragops.types import Chunk, Parsed
 from ragops_pipelines import dataset as datasets
 from ragops_pipelines import rows, segments
 from ragops_pipelines.dataset import FILE, Dataset, Manifest
 from ragops_pipelines.embed import BATCH, export
 from ragops_pipelines.fetch import cores
+from ragops_pipelines.gate import verdict
 from ragops_pipelines.job import Event, Job
 from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.recipe import Recipe
@@ -337,8 +339,14 @@ def _embed_batch(job: Job, recipe: Recipe, pending: dict[str, str]) -> None:
 
 # ------------------------------------------------------------------ load
 def load(job: Job) -> Done:
-    """The dataset into the store, live unless a rollback holds. Raises UsageError, StoreError."""
+    """The dataset into the store, live unless a rollback holds. Raises UsageError, StoreError; GateRefused where the
+    release is sealed and the gate holds it back."""
     release, made = seal(job)
+    said = verdict(job, release.number)
+    if said is not None and not said["published"] and not is_held(job.store):
+        from ragops.evaluation.gate import refused
+
+        raise refused(said)
     return Done("load", 0 if made else release.points, release.points if made else 0, 0)
 
 
