@@ -220,3 +220,25 @@ def test_two_first_ingests_at_once(tmp_path: Path, corpus: Path) -> None:
     with Workspace.open(tmp_path / "kb") as workspace:
         assert [release.number for release in workspace.store.releases()] == [1]
         assert held(workspace) == clean_build(tmp_path, corpus)
+
+
+@pytest.mark.parametrize("by", ["ingest", "stages"])
+def test_a_model_that_comes_back_is_known_by_its_numerics(workspace: Workspace, corpus: Path, by: str) -> None:
+    """Nothing is embedded then: all of its vectors are in the cache."""
+    workspace.ingest(corpus)
+    first = workspace.store.live()
+    assert first is not None
+    assert first.numerics.startswith("float32/")
+    for old, new in (("hash:64", "hash:32"), ("hash:32", "hash:64")):
+        params = workspace.root / "params.yaml"
+        params.write_text(params.read_text("utf-8").replace(old, new), "utf-8")
+        workspace = Workspace.open(workspace.root)
+        if by == "ingest":
+            assert (workspace.ingest().vectors["computed"] == 0) is (new == "hash:64")
+        else:
+            for stage in ("parse", "chunk", "embed", "load"):
+                workspace.stage(stage)
+    live = workspace.store.live()
+    assert live is not None
+    assert (live.fingerprint, live.numerics) == (first.fingerprint, first.numerics)
+    assert live.number != first.number

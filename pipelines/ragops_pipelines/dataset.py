@@ -395,7 +395,8 @@ class Dataset:
             missing = cache.missing_vectors(keys)
             found = [i for i, key in enumerate(keys) if key in missing]
             if found:
-                cache.save_vectors([keys[i] for i in found], vectors[found])
+                new = [keys[i] for i in found]
+                cache.save_vectors(new, vectors[found], manifest.recipe["space"], manifest.numerics)
 
     def vectors(self, state: State, cache: Cache, keys: Sequence[str]) -> dict[str, array[float]]:
         """key -> float32 (dim,), from the cache or else from the segments. Raises StoreError when one is nowhere."""

@@ -71,7 +71,8 @@ class Embedding:
             with self.ledger.timed("embed"):
                 keys = list(self.pending)[:size]
                 vectors = self.recipe.embedder.embed([self.pending[key] for key in keys])
-                self.job.cache.save_vectors(keys, vectors)
+                space = self.recipe.space.fingerprint
+                self.job.cache.save_vectors(keys, vectors, space, [self.recipe.numerics])
             for key in keys:
                 del self.pending[key]
             self.ledger.computed += len(keys)

@@ -394,7 +394,8 @@ def _put(job: Job, ledger: Ledger, recipe: Recipe | None, *, anew: bool) -> str:
         stay = same and (ledger.reused or not anew)  # vectors of earlier runs
         before = (state.get("numerics") or []) if stay else []
         now = [recipe.numerics] if ledger.computed else []
-        state.put("numerics", sorted({*before, *now}))
+        found = job.cache.numerics(recipe.parts["space"]) if ledger.reused and not same else []
+        state.put("numerics", sorted({*before, *found, *now}))
         state.put("recipe", recipe.parts)
         state.put("recipe_token", recipe.token)
         state.put("model", recipe.model)

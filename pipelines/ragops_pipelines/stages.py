@@ -266,11 +266,9 @@ def embed(job: Job) -> Done:
     if dataset.read_chunks(manifest) != recipe.parts["chunker"]:
         raise UsageError("the chunks were not made by the chunker of params.yaml", "Run: dvc repro")
     manifest.recipe, manifest.space = recipe.parts, asdict(recipe.space)
-    numerics: set[str] = set()
-    with contextlib.suppress(StoreError):
-        whole = segments.read_manifest(dataset.file, datasets.SCHEMA)
-        if whole is not None and whole["space"] == manifest.space:
-            numerics.update(whole["numerics"])
+    whole = _hinted(lambda: segments.read_manifest(dataset.file, datasets.SCHEMA), None) or {}
+    same = whole.get("space") == manifest.space
+    numerics = set(whole["numerics"] if same else job.cache.numerics(recipe.space.fingerprint))
     if _hinted(lambda: dataset.read_vectors(manifest), None) != recipe.space.fingerprint:
         manifest.vectors = {}
     with _scratch() as state:
@@ -333,7 +331,8 @@ def _embed(job: Job, recipe: Recipe, state: State, manifest: Manifest) -> list[s
 
 def _embed_batch(job: Job, recipe: Recipe, pending: dict[str, str]) -> None:
     if pending:
-        job.cache.save_vectors(list(pending), recipe.embedder.embed(list(pending.values())))
+        vectors = recipe.embedder.embed(list(pending.values()))
+        job.cache.save_vectors(list(pending), vectors, recipe.space.fingerprint, [recipe.numerics])
         pending.clear()
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 NOTHING_SEEN = '[null,"",[],{}]'  # metadata of a source of which its connector says nothing
-CACHE_SCHEMA = 1  # 0: the same without a version
+CACHE_SCHEMA = 2  # 1: without the table `numerics`; 0: the same without a version
 
 _STATE = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -84,6 +84,7 @@ CREATE TABLE work.base (point_id TEXT PRIMARY KEY) WITHOUT ROWID;
 _CACHE = """
 CREATE TABLE IF NOT EXISTS parses (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS numerics (space TEXT, value TEXT, PRIMARY KEY (space, value)) WITHOUT ROWID;
 """
 
 
@@ -388,10 +389,16 @@ class Cache:
             missing.difference_update(k for (k,) in self._rows(f"SELECT key FROM vectors WHERE key IN ({marks})", some))
         return missing
 
-    def save_vectors(self, keys: Sequence[str], vectors: Vectors) -> None:
-        """float32 rows under their keys, in one transaction."""
+    def numerics(self, space: str) -> list[str]:
+        """How the vectors of a space that were ever saved here were computed."""
+        return [value for (value,) in self._rows("SELECT value FROM numerics WHERE space = ? ORDER BY value", (space,))]
+
+    def save_vectors(self, keys: Sequence[str], vectors: Vectors, space: str, numerics: Iterable[str]) -> None:
+        """float32 rows under their keys, in one transaction, and what computed them."""
         data = vectors.astype("<f4").tobytes()
         width = len(data) // len(keys)
+        for value in numerics:
+            self._rows("INSERT OR IGNORE INTO numerics VALUES (?, ?)", (space, value))
         self._save("vectors", ((key, data[i * width : (i + 1) * width]) for i, key in enumerate(keys)))
 
     def vectors(self, keys: Sequence[str]) -> dict[str, array[float]]:
