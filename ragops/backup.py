@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ragops import archive, config, durable, lock, params
+from ragops import archive, config, durable, keys, lock, params
 from ragops.errors import DiskFull, StoreError, UsageError
 from ragops.migration import refuse_newer
 from ragops.stores import files, open_store
@@ -33,7 +33,7 @@ from ragops_pipelines.state import State
 
 DRAFT = ".ragops-restore"  # in the workspace's folder, so that what is unpacked is renamed into its place
 READY = "READY"  # in it: all is unpacked and compared, and what is still there is to be put in its place
-LOCAL = ("state.db", "cache.db", "loaded.json")  # below .ragops, beside the store
+LOCAL = ("state.db", "cache.db", "loaded.json", keys.FILE)  # below .ragops, beside the store
 _JOURNALS = tuple(f".ragops/{name}{end}" for name in ("state.db", "cache.db") for end in ("-wal", "-shm", "-journal"))
 #: What a restore puts in its place or takes away; params.yaml, without which there is no workspace, comes last.
 ITEMS = (*_JOURNALS, *(f".ragops/{name}" for name in LOCAL), ".ragops/store", "data", "dvc.yaml", "dvc.lock",
@@ -293,6 +293,8 @@ def _restore(
         archive.unpack(file, tar, members, head["checksums"], new, lambda done: tell("restore", _mb(done), _mb(total)))
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{file} is damaged: {error}", "Take another backup. Nothing was changed.") from error
+    if (new / ".ragops" / keys.FILE).is_file():
+        (new / ".ragops" / keys.FILE).chmod(0o600)
     url = _check(file, new, head, to, replace=replace, tell=tell)
     shipped = [name for name in ITEMS if (new / name).exists()]
     shipped += sorted(path.name for path in new.glob("*.dvc"))

@@ -35,11 +35,11 @@ def make_folder(folder: Path) -> None:
         sync(each.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """All of the data under that name, or what was there before; durable on return."""
+def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """All of the data under that name, or what was there before; durable on return. `mode` is subject to the umask."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

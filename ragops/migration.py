@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ragops import config, durable, params
+from ragops import config, durable, keys, params
 from ragops.errors import ConfigError, SchemaError
 from ragops.stores import manifest, permissions
 from ragops_pipelines import dataset, snapshot, state
@@ -84,6 +84,7 @@ def _found(root: Path, settings: config.Settings | None) -> Iterator[tuple[str, 
         file = root / ".ragops" / f"{name}.db"
         if (found := _user_version(file)) is not None:
             yield name, f".ragops/{name}.db", found, known, "lift"
+    yield from _json(root, f".ragops/{keys.FILE}", "keys", keys.SCHEMA, "lift")
     for name, known in (("dataset", dataset.SCHEMA), ("snapshot", snapshot.SCHEMA)):
         yield from _json(root, f"data/{name}/{name}.json", name, known, "ingest")
     from ragops.embedders import onnx

@@ -50,6 +50,19 @@ evaluate:                      # docs/evaluation.md; name the files in dvc.yaml,
 
 search:
   k: 10
+
+serve:                         # `ragops serve`
+  limits: memory               # where rates are counted; for more than one worker: redis://host:6379/0
+  rate: 600/minute             # of a key without its own; a batch of n counts n
+  max_k: 100
+  max_offset: 1000
+  max_batch: 64                # queries in one request
+  max_text: 4000               # characters of a query
+  max_body_kb: 256
+  concurrency: 64              # requests at once in one worker; more are told to come again
+  timeout: 30                  # seconds for one request
+  batch_ms: 0                  # how long a query waits for others, to be embedded together
+  rerank: []                   # cross-encoders that may be asked for, by name or folder
 """
 
 DVC = """\

@@ -28,6 +28,7 @@ FLOORS = [
     {"ragops_pipelines"},
     {"ragops.archive", "ragops.backup", "ragops.migration", "ragops.workspace", "ragops.doctor", "ragops.retriever"},
     {"ragops.adapters", "ragops.mcp_server"},
+    {"ragops.service"},
     {"ragops.cli", "ragops.__main__", "ragops"},
 ]
 APART = {"ragops_connectors", "ragops.embedders", "ragops.stores"}  # never import one another

@@ -22,6 +22,7 @@ from ragops.cli import (
     releases,
     restore,
     search,
+    serve,
     stage,
     status,
     store,
@@ -54,6 +55,7 @@ app.add_typer(releases.app, name="releases")
 app.add_typer(eval.app, name="eval")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(store.app, name="store")
+app.command("serve")(serve.command)
 app.add_typer(keys.app, name="keys")
 app.command("verify")(verify.command)
 app.command("gc")(gc.command)
