@@ -131,6 +131,25 @@ stages:
       - data/loaded.json: # a receipt: a clone has none, so it loads its own collection
           cache: false
           persist: true
+  evaluate:
+    desc: the query set of params.yaml asked of the release; without one, nothing
+    cmd: ragops stage evaluate
+    deps: # and the files that evaluate.queries and evaluate.qrels name
+      - data/dataset/dataset.json
+      - data/loaded.json
+    params:
+      - evaluate
+    metrics:
+      - data/evaluation/metrics.json:
+          cache: false
+          persist: true
+    plots:
+      - data/evaluation/questions.csv:
+          cache: false
+          persist: true
+          template: bar_horizontal
+          x: nDCG@10
+          y: question
 """
 
 GITIGNORE = """\

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ragops import config
@@ -14,7 +14,7 @@ from ragops.errors import MissingExtra, RagopsError, UsageError
 
 DATASET = "data/dataset/dataset.json"
 SNAPSHOT = "data/snapshot"
-STAGES = ("parse", "chunk", "embed", "load")
+STAGES = ("parse", "chunk", "embed", "load", "evaluate")
 RECORDS = (config.FILE, "dvc.yaml", "dvc.lock", f"{SNAPSHOT}.dvc")
 CONFLICT = "<<<<<<<"
 
@@ -67,8 +67,19 @@ def token(root: Path, *data: str | None) -> str:
     return digest.hexdigest()
 
 
-def record(root: Path) -> None:
-    """Bring dvc.lock and data/snapshot.dvc to what is on disk, and the data into DVC's cache.
+def has_stage(root: Path, name: str) -> bool:
+    """Whether dvc.yaml has a stage; False where it cannot be read, which DVC will say better."""
+    import yaml
+
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        found = yaml.safe_load((root / "dvc.yaml").read_text("utf-8"))
+        stages = found.get("stages") if isinstance(found, dict) else None
+        return isinstance(stages, dict) and name in stages
+    return False
+
+
+def record(root: Path, *, but: Collection[str] = ()) -> None:
+    """Bring dvc.lock and data/snapshot.dvc to what is on disk, and the data into DVC's cache; stages `but` some.
 
     Raises VersioningError, MissingExtra."""
     for name in RECORDS:
@@ -92,7 +103,7 @@ def record(root: Path) -> None:
                     "`ragops init` writes them where there is no dvc.yaml; add yours below them.",
                 )
             repo.add(str(root / SNAPSHOT))
-            for name in there:  # a stage of the user's own is recorded by the `dvc repro` that runs it
+            for name in [each for each in there if each not in but]:  # a stage of the user's own is recorded by the `dvc repro` that runs it
                 repo.commit(target=f"{pipeline}:{name}", force=True)
 
 

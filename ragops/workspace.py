@@ -20,6 +20,8 @@ from ragops.stores import open_store
 if TYPE_CHECKING:
     from ragops.backup import BackedUp, Restored
     from ragops.evaluation.compare import Comparison
+    from ragops.evaluation.gate import Gate
+    from ragops.evaluation.queries import QuerySet
     from ragops.evaluation.results import Evaluation
     from ragops.migration import Step
     from ragops.retrieval.diff import Difference
@@ -52,6 +54,7 @@ class Workspace:
         self._encoders: dict[str, Embedder] = {}
         self._revisions: dict[Path, Reader] = {}
         self._stores: dict[config.StoreSettings, Store] = {}
+        self._asked: dict[tuple[Any, ...], Evaluation] = {}
 
     # ------------------------------------------------------------------ making and finding
     @classmethod
@@ -130,6 +133,8 @@ class Workspace:
             before = params.read_text("utf-8")
             try:
                 with self._job(path, options, progress, add=True) as job:
+                    if job.gate is not None:
+                        job.gate.check()
                     summary = ingest(job)
                     return replace(summary, dvc=self._record(job))
             except UsageError:
@@ -142,28 +147,40 @@ class Workspace:
 
         if versioning.dvc_root(self.root) is None:
             return None
-        data = job.state.get("dataset_sha"), job.state.get("snapshot_sha")
+        data = job.state.get("dataset_sha"), job.state.get("snapshot_sha"), *self._query_files()
         if job.state.get("dvc") == versioning.token(self.root, *data):
             return {"recorded": False, "seconds": 0.0, "error": None}
         start = time.perf_counter()
         error = None
         try:
-            versioning.record(self.root)
+            lacking = None
+            if versioning.has_stage(self.root, "evaluate"):
+                try:
+                    self._write_metrics(job)
+                except RagopsError as found:  # the rest is recorded all the same
+                    lacking = found
+            versioning.record(self.root, but=() if lacking is None else ("evaluate",))
+            if lacking is not None:
+                raise lacking
             job.state.put("dvc", versioning.token(self.root, *data))
         except RagopsError as found:
             error = f"{found.message} {found.hint}".strip()
         return {"recorded": error is None, "seconds": round(time.perf_counter() - start, 3), "error": error}
 
     def stage(self, name: str, *, wait: float = 0, progress: Callable[[Event], None] | None = None) -> Done:
-        """One stage of the pipeline in dvc.yaml: "parse", "chunk", "embed" or "load", from what is on disk.
+        """One stage of the pipeline in dvc.yaml: "parse", "chunk", "embed", "load" or "evaluate", from what is on disk.
 
         Raises RagopsError."""
         from ragops_pipelines import stages
         from ragops_pipelines.job import Options
 
-        run = {"parse": stages.parse, "chunk": stages.chunk, "embed": stages.embed, "load": stages.load}[name]
+        run = {"parse": stages.parse, "chunk": stages.chunk, "embed": stages.embed, "load": stages.load}
         with self._locked(wait), self._job(None, Options(), progress, add=True, scanned=False) as job:
-            return run(job)
+            if name == "evaluate":
+                return stages.Done(name, 0, self._write_metrics(job), 0)
+            if name == "load" and job.gate is not None:
+                job.gate.check()
+            return run[name](job)
 
     def plan(
         self,
@@ -213,6 +230,7 @@ class Workspace:
                 models=self.data / "models",
                 options=options,
                 tell=progress or (lambda event: None),
+                gate=self._gate(state),
             )
 
     def _connector(self, source: config.SourceSettings, subtree: str) -> Connector:
@@ -288,15 +306,30 @@ class Workspace:
         live = live_release(self.store)
         return None if live is None else live.number, is_held(self.store)
 
-    def publish(self, number: int | None = None, *, wait: float = 0) -> Release:
+    def publish(self, number: int | None = None, *, override_gate: str | None = None, wait: float = 0) -> Release:
         """Make a kept release live, the newest without a number: readers see it from their next query on.
 
-        An older one than the newest is held, as by `rollback`. Raises UsageError, StoreError.
+        An older one than the newest is held, as by `rollback`. A gate is asked of one that is newer than the live one;
+        `override_gate` says why it does not count, and is logged. Raises UsageError, StoreError, GateRefused.
         """
-        from ragops.stores.releases import publish
+        from ragops.stores.releases import find, live_release, publish
+        from ragops_pipelines.gate import allowed, override, verdict
+        from ragops_pipelines.job import Options
 
+        if override_gate is not None and not override_gate.strip():
+            raise UsageError("--override-gate takes a reason", 'Write: --override-gate "the old answers were wrong"')
         with self._locked(wait):
-            return publish(self.store, number)
+            release, live = find(self.store, number), live_release(self.store)
+            if self.settings.release.gate is None or (live is not None and release.number <= live.number):
+                return publish(self.store, number)
+            with self._job(None, Options(), None, add=True, scanned=False) as job:
+                if override_gate is not None:
+                    override(job, self.local / "log" / "overrides.jsonl", release, live, override_gate.strip())
+                elif not allowed(job, release.number):
+                    from ragops.evaluation.gate import refused
+
+                    raise refused(verdict(job, release.number) or {})
+                return publish(self.store, number)
 
     def rollback(self, number: int | None = None, *, wait: float = 0) -> Release:
         """Make an earlier release live, the one before the live one without a number. It holds: later ingests seal
@@ -536,7 +569,6 @@ class Workspace:
         `.ragops/evaluations`. Without `queries`, those of `evaluate` in params.yaml. Raises UsageError, MissingExtra.
         """
         from ragops.evaluation import queries as sets
-        from ragops.evaluation import results, run
 
         own = self.settings.evaluate
         if queries is None:
@@ -545,21 +577,92 @@ class Workspace:
                     f"no query set: {self.root / config.FILE} has no evaluate.queries",
                     "Give one: ragops eval run --queries FILE. Or begin with: ragops eval bootstrap",
                 )
-            queries = self.root / own.queries
-            qrels = None if own.qrels is None else self.root / own.qrels
-        asked = sets.read(Path(queries), None if qrels is None else Path(qrels))
+            asked = self._query_set(own.queries, own.qrels)
+        else:
+            asked = sets.read(Path(queries), None if qrels is None else Path(qrels))
         mode, tell = mode or own.mode, _teller(progress)
-        reader = self.reader(release)
         with self.state() as state:
-            moves = state.moves()
+            return self._ask(
+                self.reader(release), state, asked, mode, rerank or own.rerank, exact=exact, cutoffs=k, slices=slices,
+                tell=lambda done, total: tell("evaluate", done, total),
+            )  # fmt: skip
+
+    def _query_set(self, queries: str, qrels: str | None) -> QuerySet:
+        """One that params.yaml names. Raises UsageError."""
+        from ragops.evaluation import queries as sets
+
+        return sets.read(self.root / queries, None if qrels is None else self.root / qrels)
+
+    def _query_files(self) -> list[str | None]:
+        """Digests of the files that `evaluate` names."""
+        own = self.settings.evaluate
+        return [durable.digest(self.root / name) for name in (own.queries, own.qrels) if name is not None]
+
+    def _ask(
+        self, reader: Reader, state: State, queries: QuerySet, mode: Mode, rerank: str | None, *, exact: bool = False,
+        cutoffs: Sequence[int] = (10,), slices: Sequence[str] = (),
+        tell: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Evaluation:  # fmt: skip
+        """An evaluation, and keep it."""
+        from ragops.evaluation import results, run
+
+        release = reader.release
         found = run.evaluate(
-            reader, None if mode == "bm25" else self.encoder(reader.release), asked,
-            uris=(row.uri for row in self.store.point_rows(reader.release.number)), moves=moves, mode=mode,
-            rerank=rerank or own.rerank, exact=exact, cutoffs=k, slices=slices,
-            tell=lambda done, total: tell("evaluate", done, total),
+            reader, None if mode == "bm25" else self.encoder(release), queries,
+            uris=(row.uri for row in self.store.point_rows(release.number)), moves=state.moves(), mode=mode,
+            rerank=rerank, exact=exact, cutoffs=cutoffs, slices=slices, tell=tell,
         )  # fmt: skip
         results.save(self.local / results.FOLDER, found)
         return found
+
+    def _gate(self, state: State) -> Gate | None:
+        """The gate of params.yaml, over the releases of this workspace."""
+        settings, own = self.settings.release.gate, self.settings.evaluate
+        if settings is None:
+            return None
+        from ragops.evaluation.gate import Gate
+
+        queries, qrels = settings.queries, settings.qrels
+        if queries is None:
+            queries, qrels = own.queries, own.qrels
+
+        def ask(release: Release, asked: QuerySet, gate: Gate) -> Evaluation:
+            return self._ask_once(release, state, asked, gate.mode, gate.rerank, gate.cutoffs)
+
+        return Gate(
+            metric=settings.metric, margin=settings.margin, least=settings.min, mode=settings.mode or own.mode,
+            rerank=own.rerank, read=lambda: self._query_set(queries or "", qrels), ask=ask,
+        )  # fmt: skip
+
+    def _ask_once(
+        self, release: Release, state: State, queries: QuerySet, mode: Mode, rerank: str | None, cutoffs: Sequence[int]
+    ) -> Evaluation:
+        """Of a release that may leave soon: its reader is closed at once. What this process asked before is known."""
+        key = (release.number, release.fingerprint, queries.digest, mode, rerank, *cutoffs)
+        if key not in self._asked:
+            with contextlib.closing(self.store.open(release.number)) as reader:
+                self._asked[key] = self._ask(reader, state, queries, mode, rerank, cutoffs=cutoffs)
+        return self._asked[key]
+
+    def _write_metrics(self, job: Job) -> int:
+        """The outputs of the stage `evaluate`, of the release that was made of the dataset; the number of questions.
+
+        Without a query set they say so. Raises UsageError, MissingExtra."""
+        from ragops.evaluation import outputs
+
+        own, found = self.settings.evaluate, None
+        if own.queries is not None:
+            made = [each for each in self.store.releases() if each.fingerprint == job.state.get("fingerprint")]
+            if not made:
+                raise UsageError("no release was made of the dataset", "Load it: ragops stage load")
+            queries = self._query_set(own.queries, own.qrels)
+            found = self._ask_once(made[-1], job.state, queries, own.mode, own.rerank, (10,))
+        for name, text in outputs.texts(found).items():
+            file = self.root / name
+            if not file.is_file() or file.read_bytes() != text.encode():
+                durable.make_folder(file.parent)
+                durable.write_atomic(file, text.encode())
+        return 0 if found is None else found.queries
 
     def compare(self, a: str | int, b: str | int, *, metric: str = "nDCG@10", margin: float = 0.01) -> Comparison:
         """Whether evaluation `b` is worse than `a`: each an id or its beginning, the number of a release, or a file.

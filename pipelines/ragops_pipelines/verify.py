@@ -19,6 +19,7 @@ from ragops.stores.releases import is_held, live_release
 from ragops.types import Reader, Release
 from ragops_pipelines.dataset import Manifest
 from ragops_pipelines.job import Event, Job
+from ragops_pipelines.gate import held_back
 from ragops_pipelines.run import ingest, seal_from
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _release(job: Job, fingerprint: str, findings: list[str]) -> Release | None:
     live = live_release(store)
     if live is None:
         findings.append("the pointer to the live release is missing or damaged")
-    elif live.number != release.number and not is_held(store):
+    elif live.number != release.number and not is_held(store) and held_back(job, release.number) is None:
         findings.append(f"release {live.number} is live, and not {release.number}, which was made of this dataset")
     return release
 

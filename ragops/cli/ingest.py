@@ -72,6 +72,12 @@ def command(
         print_json(summary.as_dict())
     else:
         print_summary(summary)
+    if summary.gate and not summary.gate["published"] and not summary.held:
+        from ragops.evaluation.gate import refused
+
+        error = refused(summary.gate)
+        print(f"error: {error.message}\n{error.hint}", file=sys.stderr)
+        return error.exit_code
     return 1 if strict and summary.sources["rejected"] else 0
 
 
@@ -108,11 +114,15 @@ def print_summary(summary: Summary) -> None:
         print("written  " + ", ".join(f"{name} {size(count)}" for name, count in summary.bytes_written.items()))
     if summary.held:
         state = "held back: a rollback holds another live; sealed is"
+    elif summary.gate and not summary.gate["published"]:
+        state = "held back by the gate: sealed is"
     else:
         state = "nothing changed, still" if summary.noop else "now"
     print(f"release  {state} {summary.release}, dataset {summary.fingerprint[:12]}")
     if summary.held:
         print("note     publish it with: ragops releases publish", file=sys.stderr)
+    if summary.gate and summary.gate["published"]:
+        print(f"gate     {summary.gate['verdict']}: {summary.gate['reason']}")
     if summary.dvc and summary.dvc["recorded"]:
         print(f"dvc      recorded in {summary.dvc['seconds']:.1f} s; keep it with: git commit, dvc push")
     elif summary.dvc and summary.dvc["error"]:

@@ -75,6 +75,10 @@ def show(
 @app.command("publish")
 def publish(
     number: Annotated[int | None, typer.Argument(help="Default: the newest one.")] = None,
+    override_gate: Annotated[
+        str | None,
+        typer.Option("--override-gate", metavar="REASON", help="Publish what the gate holds back; it is logged."),
+    ] = None,
     wait: WaitOption = 0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -84,11 +88,12 @@ def publish(
     Examples:
       ragops releases publish
       ragops releases publish 12
+      ragops releases publish 12 --override-gate "the questions are of the old product"
     """
     from ragops.workspace import Workspace
 
     found = Workspace.open(workspace)
-    _tell(found.publish(number, wait=wait).number, held=found.store.held(), json=json)
+    _tell(found.publish(number, override_gate=override_gate, wait=wait).number, held=found.store.held(), json=json)
 
 
 @app.command("rollback")

@@ -15,6 +15,7 @@ class Name(StrEnum):
     chunk = "chunk"
     embed = "embed"
     load = "load"
+    evaluate = "evaluate"
 
 
 def command(
@@ -26,7 +27,8 @@ def command(
     """One stage of the pipeline in dvc.yaml, from what is on disk. `dvc repro` calls it; `ragops ingest` does all.
 
     parse: snapshot to documents and rejects. chunk: documents to chunks. embed: chunks to vectors, and the query
-    encoder. load: the dataset into the store, live unless a rollback holds.
+    encoder. load: the dataset into the store, live unless a rollback or the gate holds. evaluate: the query set of
+    params.yaml asked of that release.
 
     Examples:
       dvc pull && dvc repro
