@@ -1,4 +1,4 @@
-"""What a release must show before it is published: asked the query set of params.yaml, and held against the live one."""
+"""What a release must show before it is published: the query set is asked of it, and of the live one."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Gate:
         return ids.composite("gate", [asked, releases])
 
     def judge(self, candidate: Release, live: Release | None) -> dict[str, Any]:
-        """What it says, as JSON. `verdict`: pass, inconclusive (both publish), fail, or error (both do not): "error" where
-        the candidate could not be asked. A live release that cannot be asked stands in nobody's way."""
+        """What it says, as JSON. `verdict`: pass and inconclusive publish, fail and error do not; error where the
+        candidate could not be asked. A live release that cannot be asked stands in nobody's way."""
         said: dict[str, Any] = {
             "release": candidate.number,
             "against": None if live is None else live.number,
@@ -95,7 +95,7 @@ class Gate:
         return said | _verdict(found.verdict, found.reason, _hint(candidate, live) if found.verdict == "fail" else "")
 
 
-def _verdict(verdict: str, reason: str, hint: str) -> Mapping[str, str]:
+def _verdict(verdict: str, reason: str, hint: str) -> dict[str, Any]:
     return {"verdict": verdict, "reason": reason, "hint": hint}
 
 
