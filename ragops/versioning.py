@@ -103,7 +103,9 @@ def record(root: Path, *, but: Collection[str] = ()) -> None:
                     "`ragops init` writes them where there is no dvc.yaml; add yours below them.",
                 )
             repo.add(str(root / SNAPSHOT))
-            for name in [each for each in there if each not in but]:  # a stage of the user's own is recorded by the `dvc repro` that runs it
+            for name in there:  # a stage of the user's own is recorded by the `dvc repro` that runs it
+                if name in but:
+                    continue
                 repo.commit(target=f"{pipeline}:{name}", force=True)
 
 

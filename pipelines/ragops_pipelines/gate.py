@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from ragops.stores.releases import live_release
+from ragops import durable
+from ragops.stores.releases import is_held, live_release
+from ragops.types import Release
 from ragops_pipelines.job import Job
 
 LETS_THROUGH = ("pass", "inconclusive")
@@ -39,3 +47,40 @@ def verdict(job: Job, number: int) -> dict[str, Any] | None:
     live = live_release(job.store)
     published = live is not None and live.number == number
     return {name: value for name, value in said.items() if name != "key"} | {"published": published}
+
+
+def held_back(job: Job, number: int) -> dict[str, Any] | None:
+    """What the gate said of a release, where that is why it is not live."""
+    said = verdict(job, number)
+    back = said is not None and not said["published"] and said["verdict"] not in LETS_THROUGH
+    return said if back and not is_held(job.store) else None
+
+
+def override(job: Job, log: Path, release: Release, live: Release | None, reason: str) -> None:
+    """Write into the log, which only ever grows, who publishes a release whatever the gate says, and why."""
+    said = verdict(job, release.number)
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        who = str(os.getuid())
+    line = {
+        "schema": 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "user": who,
+        "host": socket.gethostname(),
+        "release": release.number,
+        "fingerprint": release.fingerprint,
+        "live": None if live is None else live.number,
+        "verdict": None if said is None else said["verdict"],
+        "gate": None if said is None else said["reason"],
+        "reason": reason,
+    }
+    durable.make_folder(log.parent)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    durable.sync(log.parent)
+    before = job.state.get("gate")
+    if before is not None and before["release"] == release.number:
+        job.state.put("gate", before | {"overridden": reason})

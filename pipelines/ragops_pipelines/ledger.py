@@ -137,7 +137,8 @@ class Ledger:
             " WHERE u.document_id IS NOT NULL AND u.uri NOT IN (SELECT uri FROM sources WHERE document_id IS NOT NULL)"
         )
         same = db.execute(
-            f"SELECT l.uri, c.uri, 1.0 FROM departed l JOIN ({came}) c ON c.doc_raw_sha = l.raw_sha ORDER BY l.uri, c.uri"
+            f"SELECT l.uri, c.uri, 1.0 FROM departed l JOIN ({came}) c ON c.doc_raw_sha = l.raw_sha"
+            " ORDER BY l.uri, c.uri"
         ).fetchall()
         alike = db.execute(
             "SELECT l.uri, c.uri, count(DISTINCT w.nth) * 1.0 / max(l.chunks, c.chunks) AS share FROM departed l"

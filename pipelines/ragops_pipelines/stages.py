@@ -19,14 +19,13 @@ import orjson
 
 from ragops import durable, ids
 from ragops.errors import ParseError, SchemaError, StoreError, UsageError
-from ragops.stores.releases import is_held
 from ragops.types import Chunk, Parsed
 from ragops_pipelines import dataset as datasets
 from ragops_pipelines import rows, segments
 from ragops_pipelines.dataset import FILE, Dataset, Manifest
 from ragops_pipelines.embed import BATCH, export
 from ragops_pipelines.fetch import cores
-from ragops_pipelines.gate import verdict
+from ragops_pipelines.gate import held_back
 from ragops_pipelines.job import Event, Job
 from ragops_pipelines.parsers import parser_fingerprint
 from ragops_pipelines.recipe import Recipe
@@ -341,8 +340,8 @@ def load(job: Job) -> Done:
     """The dataset into the store, live unless a rollback holds. Raises UsageError, StoreError; GateRefused where the
     release is sealed and the gate holds it back."""
     release, made = seal(job)
-    said = verdict(job, release.number)
-    if said is not None and not said["published"] and not is_held(job.store):
+    said = held_back(job, release.number)
+    if said is not None:
         from ragops.evaluation.gate import refused
 
         raise refused(said)

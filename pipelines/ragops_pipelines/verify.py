@@ -18,8 +18,8 @@ from ragops.errors import RagopsError, StoreError
 from ragops.stores.releases import is_held, live_release
 from ragops.types import Reader, Release
 from ragops_pipelines.dataset import Manifest
-from ragops_pipelines.job import Event, Job
 from ragops_pipelines.gate import held_back
+from ragops_pipelines.job import Event, Job
 from ragops_pipelines.run import ingest, seal_from
 
 if TYPE_CHECKING:
