@@ -587,6 +587,25 @@ class Workspace:
                 tell=lambda done, total: tell("evaluate", done, total),
             )  # fmt: skip
 
+    def bootstrap_queries(
+        self, file: str | os.PathLike[str], *, size: int = 50, seed: int = 0, release: int | None = None,
+        replace: bool = False,
+    ) -> int:  # fmt: skip
+        """Write a synthetic query set, made of the headings and sentences of a release, as YAML; how many questions.
+
+        Raises UsageError, also where the file is there already, unless told to `replace` it."""
+        from ragops.evaluation import synthetic
+
+        target = Path(file).absolute()
+        if not 1 <= size <= 100_000:
+            raise UsageError(f"--size is {size}; it takes 1 to 100000")
+        if target.is_dir() or (target.exists() and not replace):
+            raise UsageError(f"{target} exists already", "Choose another name, or replace it: --replace")
+        made = synthetic.make(self.reader(release), size, seed)
+        durable.make_folder(target.parent)
+        durable.write_atomic(target, synthetic.text(made).encode())
+        return len(made)
+
     def _query_set(self, queries: str, qrels: str | None) -> QuerySet:
         """One that params.yaml names. Raises UsageError."""
         from ragops.evaluation import queries as sets
