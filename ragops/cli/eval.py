@@ -148,3 +148,33 @@ def _short(text: str) -> str:
 def _warn(warnings: object) -> None:
     for warning in warnings if isinstance(warnings, (list, tuple)) else ():
         print(f"note        {warning}", file=sys.stderr)
+
+
+@app.command("bootstrap")
+def bootstrap(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The YAML file to write.")] = Path(
+        "evaluation/synthetic.yaml"
+    ),
+    size: Annotated[int, typer.Option("--size", help="How many questions, at most.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="Another number, other questions.")] = 0,
+    release: Annotated[int | None, typer.Option("--release", help="A kept release instead of the live one.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a file that is there.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """A first query set from the corpus itself: headings and first sentences, and the documents that they stand in.
+
+    It is labelled as synthetic, and so is every result made from it: it shows what broke, not how good answers are.
+
+    Examples:
+      ragops eval bootstrap
+      ragops eval bootstrap --size 200 --seed 7 -o evaluation/synthetic.yaml --replace
+    """
+    from ragops.workspace import Workspace
+
+    with Workspace.open(workspace) as found:
+        count = found.bootstrap_queries(output, size=size, seed=seed, release=release, replace=replace)
+    if json:
+        print_json({"file": str(output), "queries": count, "synthetic": True})
+        return
+    print(f"wrote {count} synthetic questions to {output}; ask them: ragops eval run --queries {output}")
