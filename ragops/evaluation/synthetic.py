@@ -1,4 +1,4 @@
-"""A first query set from the corpus itself. It finds what broke between releases; it does not measure real questions."""
+"""A first query set from the corpus itself: it shows what broke between releases, and does not measure real use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ragops.errors import UsageError
 from ragops.types import Reader
 
 LABEL = """\
-# SYNTHETIC: made from the corpus by `ragops eval bootstrap`, not written by people. A heading, or the first sentence of a
-# passage, is asked, and its document expected. Such questions use the document's own words, so results are far better
+# SYNTHETIC: made from the corpus by `ragops eval bootstrap`, not written by people. A heading, or the first sentence of
+# a passage, is asked, and its document expected. Such questions use the document's own words, so results are far better
 # than with real ones. They show whether a change broke something; they do not measure how good answers are.
 """
 PER_DOCUMENT = 3
@@ -73,19 +73,16 @@ def _shuffled(kind: Kind, texts: Mapping[str, tuple[str, str]], seed: int) -> It
 
 
 def _candidates(payload: Mapping[str, Any]) -> Iterable[tuple[Kind, str]]:
+    title = (payload.get("title") or "").strip()
     heading = [part.strip() for part in payload.get("heading") or () if part.strip()]
-    if heading:
-        title = (payload.get("title") or "").strip()
-        text = " ".join(dict.fromkeys([title, heading[-1]] if title else heading[-2:]))
-        if 4 <= len(text) <= LONGEST:
-            yield "heading", text
-    body = payload["text"]
-    for line in heading:  # a chunk may begin with its heading
-        body = body.removeprefix(line).lstrip()
+    asked = " ".join(dict.fromkeys([each for each in (title, *heading[-1:]) if each]))
+    if 4 <= len(asked) <= LONGEST:
+        yield "heading", asked
+    blocks = (" ".join(block.split()) for block in payload["text"].split("\n\n"))
+    body = next((block for block in blocks if block and block not in (title, *heading)), "")
     match = _SENTENCE.match(body)
-    sentence = " ".join(match[1].split()) if match else ""
-    if SHORTEST <= len(sentence) <= LONGEST and any(c.isalpha() for c in sentence):
-        yield "sentence", sentence
+    if match and SHORTEST <= len(match[1]) <= LONGEST and any(c.isalpha() for c in match[1]):
+        yield "sentence", match[1]
 
 
 def text(made: Iterable[Made]) -> str:
