@@ -114,7 +114,7 @@ async def _answer(
     service, record = _service(request), _record(request)
     queries = [query_of(each, service.settings, place) for each, place in zip(asks, places, strict=True)]
     record.queries = len(queries)
-    weight = sum(_weight(query) for query in queries) + (KEPT if release is not None else 0)
+    weight = sum(cost(query) for query in queries) + (KEPT if release is not None else 0)
     await service.rates.spend(asker, weight, paid=1)
     number, results = await service.search(asker, queries, release)
     record.release, record.hits = number, sum(len(each.hits) for each in results)
@@ -153,7 +153,8 @@ def query_of(ask: models.Ask, settings: config.Settings, place: str = "") -> ask
         raise answers.unfit(error, place + "text") from error
 
 
-def _weight(query: asked.Query) -> int:
+def cost(query: asked.Query) -> int:
+    """What a query counts against the key's rate."""
     return RERANKED if query.rerank is not None else EXACT if query.exact else 1
 
 
