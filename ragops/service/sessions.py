@@ -31,9 +31,10 @@ class Sessions:
         self._keys = keys
         self._secret = _secret(local / FILE)
 
-    def begin(self, key: Key) -> str:
-        """The cookie of a session that starts now."""
-        payload = f"{key.id}.{int(time.time()) + SECONDS}.{secrets.token_hex(16)}"
+    def begin(self, key: Key, cookie: str = "") -> str:
+        """The cookie of a session from now on; with the `cookie` of one, of the same."""
+        match = _SESSION.fullmatch(cookie)
+        payload = f"{key.id}.{int(time.time()) + SECONDS}.{match[3] if match else secrets.token_hex(16)}"
         return f"{payload}.{self._sign('session', payload, key.digest)}"
 
     def key(self, cookie: str) -> Key | None:
@@ -58,12 +59,14 @@ class Sessions:
 
     # ------------------------------------------------------------ forms
     def form(self, cookie: str) -> str:
-        """What a form holds, so that only a page of this session can send it."""
-        return self._sign("form", cookie)
+        """What a form holds, so that only a page of this session (or of this nonce) can send it."""
+        match = _SESSION.fullmatch(cookie)
+        return self._sign("form", match[3] if match else cookie)
 
     def sent(self, cookie: str, token: str) -> bool:
         """Whether a form came from such a page."""
-        return bool(cookie) and hmac.compare_digest(self.form(cookie).encode(), token.encode("utf-8", "replace"))
+        known = _SESSION.fullmatch(cookie) or _NONCE.fullmatch(cookie)
+        return known is not None and hmac.compare_digest(self.form(cookie).encode(), token.encode("utf-8", "replace"))
 
     @staticmethod
     def nonce(cookie: str) -> str:
