@@ -36,14 +36,17 @@ T = TypeVar("T")
 class _Lease:
     """A release that is kept open until all who hold it are done: a thread may go on when its request was given up."""
 
-    def __init__(self, reading: AbstractContextManager[tuple[Reader, Callable[[], Embedder]]]) -> None:
+    def __init__(self, reading: AbstractContextManager[tuple[Reader, Callable[[], Embedder]]], *, encode: bool) -> None:
+        """`encode`: with the release's query encoder."""
         self._reading = reading
         self._lock = threading.Lock()
         self._holders = 1
-        self.reader, self._encoder = reading.__enter__()
-
-    def encoder(self) -> Embedder:
-        return self._encoder()
+        self.reader, encoder = reading.__enter__()
+        try:
+            self.encoder = encoder() if encode else None
+        except BaseException:
+            self.drop()
+            raise
 
     def hold(self) -> None:
         with self._lock:
@@ -107,10 +110,10 @@ class Service:
         return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
 
     @asynccontextmanager
-    async def _leased(self, release: int | None) -> AsyncIterator[_Lease]:
+    async def _leased(self, release: int | None, *, encode: bool = False) -> AsyncIterator[_Lease]:
         """The live release, or a kept one, to the end of what is done with it. Raises Refused."""
         retriever = self._live if release is None else self._retriever(release)
-        taking: Future[_Lease] = self._threads.submit(lambda: _Lease(retriever.reading()))
+        taking: Future[_Lease] = self._threads.submit(lambda: _Lease(retriever.reading(), encode=encode))
         try:
             lease = await asyncio.wrap_future(taking)
         except asyncio.CancelledError:
@@ -154,16 +157,15 @@ class Service:
         asked = [replace(query, scope=asker.scope) for query in queries]
         texts = list(dict.fromkeys(query.text for query in asked if query.mode != "bm25"))
         try:
-            async with self._leased(release) as lease:
+            async with self._leased(release, encode=bool(texts)) as lease:
                 number = lease.reader.release.number
                 if release is None:
                     self._note(number)
                 encoder: Embedder | None = None
-                if texts:
+                if lease.encoder is not None:
                     start = time.perf_counter()
                     with self.tracer.part("embed"):
-                        loaded = await self.run(lease.encoder)
-                        encoder = await self._batches.embed(loaded, texts)
+                        encoder = await self._batches.embed(lease.encoder, texts)
                     self.metrics.parts.labels("embed").observe(time.perf_counter() - start)
                 start = time.perf_counter()
                 with self.tracer.part("search") as span:
@@ -200,8 +202,7 @@ class Service:
 
     async def ready(self) -> tuple[int, str]:
         """The live release's number and model, once it is open and its encoder is loaded. Raises Refused."""
-        async with self._leased(None) as lease:
-            await self.run(lease.encoder)
+        async with self._leased(None, encode=True) as lease:
             self._note(lease.reader.release.number)
             if self.keys is not None:
                 self.keys.all()

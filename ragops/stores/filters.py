@@ -213,6 +213,10 @@ def _key(name: Any) -> str:
         raise UsageError(f"filter: a field is text, not {_kind(name)}")
     if name in FIELDS:
         return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"filter: the field {name!r} is not valid Unicode") from None
     prefix, dot, own = name.partition(".")
     if prefix == "meta" and dot and own:
         if _PLAIN_NAME.fullmatch(own):
