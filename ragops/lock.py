@@ -6,12 +6,16 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from ragops.errors import Locked
 
+T = TypeVar("T")
+
 _WIDTH = 19
+_PAUSES = (1.0, 30.0)  # seconds between two tries, the first and the longest
 
 
 @contextlib.contextmanager
@@ -38,3 +42,21 @@ def hold(file: Path, wait: float) -> Iterator[bool]:
         os.pwrite(lock, b" " * _WIDTH + b"\n", 0)
     finally:
         os.close(lock)
+
+
+def patiently(wait: float, work: Callable[[float], T]) -> T:
+    """What `work(seconds left)` gives, tried again for up to `wait` seconds while it raises Locked.
+
+    For a lock that is met late: the lease of another machine on a server, by a run that has to begin again behind it.
+    """
+    deadline = time.monotonic() + wait
+    pause = _PAUSES[0]
+    while True:
+        try:
+            return work(max(0.0, deadline - time.monotonic()))
+        except Locked:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _PAUSES[1])

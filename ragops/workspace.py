@@ -121,25 +121,29 @@ class Workspace:
     ) -> Summary:
         """Bring the live release to what the sources say now; without a change, do nothing.
 
-        `path` adds (or reuses) a source and limits the run to it. `wait`: seconds to wait for another writer.
-        Raises RagopsError; the live release is then as it was.
+        `path` adds (or reuses) a source and limits the run to it. `wait`: seconds to wait for another writer, here or
+        on the server. Raises RagopsError; the live release is then as it was.
         """
         from ragops_pipelines.job import Options
         from ragops_pipelines.run import ingest
 
         options = Options(allow_deletes, rebuild, rehash, retry)
         params = self.root / config.FILE
-        with self._locked(wait):
-            before = params.read_text("utf-8")
-            try:
-                with self._job(path, options, progress, add=True) as job:
-                    if job.gate is not None:
-                        job.gate.check()
-                    summary = ingest(job)
-                    return replace(summary, dvc=self._record(job))
-            except UsageError:
-                durable.write_atomic(params, before.encode())  # a source that cannot be ingested is not remembered
-                raise
+
+        def run(left: float) -> Summary:
+            with self._locked(left):
+                before = params.read_text("utf-8")
+                try:
+                    with self._job(path, options, progress, add=True) as job:
+                        if job.gate is not None:
+                            job.gate.check()
+                        summary = ingest(job)
+                        return replace(summary, dvc=self._record(job))
+                except UsageError:
+                    durable.write_atomic(params, before.encode())  # a source that cannot be ingested is not remembered
+                    raise
+
+        return lock.patiently(wait, run)
 
     def _record(self, job: Job) -> Mapping[str, Any] | None:
         """Tell DVC of a run: None outside of a DVC repository. A failure is reported; the release stands."""

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
+from ragops import lock
 from ragops.errors import Locked, StoreError
 from ragops.stores import lease as leases
 from ragops.stores.server import QdrantStore
 from ragops.types import Point
+from ragops.workspace import Workspace
+from tests.conftest import write_corpus
 from tests.qdrant_stub import Fault, Request, Stub
 from tests.server_stores import GONE, local, over, physical
 from tests.store_contract import answers, everything, fill, pairs, point, release
@@ -251,3 +254,28 @@ def test_whose_lease_is_taken_over(change: dict[str, Any], over_: bool) -> None:
     assert len(everything(store)) == 3  # readers need no lease
     store.permit({"document-0": ("now", ())}, upto=1)  # nor do permissions wait
     assert store.open().count({"tenant": "now"}) == 3
+
+
+def elsewhere(store: QdrantStore, seconds: float) -> None:
+    """Another machine begins to write, and is not heard of again."""
+    lease = store._meta.read().lease or {"token": ""}
+    value = {"token": "theirs", "epoch": 7, "host": "elsewhere", "pid": 1, "machine": "another"}
+    store._meta.take_lease({**value, "expires": time.time() + seconds}, str(lease["token"]))
+
+
+def test_an_ingest_waits_for_another_machine(ingested: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = local()
+    monkeypatch.setattr(QdrantStore, "connect", classmethod(lambda cls, *args, **options: found))
+    monkeypatch.setattr(lock, "_PAUSES", (0.1, 0.2))
+    ingested.migrate_store("http://localhost:6333")
+    write_corpus(ingested.root.parent / "corpus", {"new.md": "Foxes dig in the snow."})
+    elsewhere(found, 3600)
+    for wait in (0, 0.5):
+        with pytest.raises(Locked, match="process 1 on elsewhere is writing to main"):
+            ingested.ingest(wait=wait)
+    elsewhere(found, 1.5)
+    summary = ingested.ingest(wait=60)
+    assert (summary.release, summary.noop) == (found.releases()[-1].number, False)
+    assert ingested.search("foxes").hits[0].text == "Foxes dig in the snow."
+    assert ingested.verify().ok
+    assert (found._meta.read().lease or {})["token"] == ""
