@@ -761,3 +761,69 @@ def test_idf_counts_only_what_the_release_holds(store: Store) -> None:
         reader.close()
     assert scores[1] == scores[2]
     assert scores[1][1] > scores[0][1]
+
+
+def test_legs_are_ranked_as_they_are_searched(store: Store) -> None:
+    fill(store, 84)
+    reader = store.open()
+    filter = {"tenant": "acme"}
+    dense, words, none = reader.rank([vector(5).tolist(), "harbour copper", "the of"], 12, filter)
+    assert [(each.point_id, each.score) for each in dense] == [
+        (hit.point_id, hit.score) for hit in reader.search(vector(5), 12, filter)
+    ]
+    assert [(each.point_id, each.score) for each in words] == [
+        (hit.point_id, hit.score) for hit in reader.search_text("harbour copper", 12, filter)
+    ]
+    assert none == []
+    assert reader.rank([], 3) == []
+    assert reader.retrieve([]) == []
+    backwards = dense[::-1]
+    for place, (payload, nothing) in zip(backwards, reader.retrieve(backwards), strict=True):
+        assert payload["chunk_id"] == next(p.chunk_id for p in map(point, range(84)) if p.point_id == place.point_id)
+        assert nothing is None
+    for place, (payload, found) in zip(dense, reader.retrieve(dense, vectors=True), strict=True):
+        assert found is not None
+        expected = vector(int(payload["chunk_id"].removeprefix("chunk-")))
+        assert found == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5), place
+    with pytest.raises(UsageError):
+        reader.rank(["harbour"], 0)
+    with pytest.raises(UsageError, match="no field"):
+        reader.rank(["harbour"], 3, scope={"owner": "me"})
+    reader.close()
+
+
+def test_a_scope_bounds_what_is_found_and_what_idf_counts(store: Store) -> None:
+    """What other tenants own neither shows nor weighs: scores are those of a release with the tenant's points alone."""
+    texts = ["rare harbour lantern", "harbour lantern", "harbour", "rare rare lantern meadow"]
+    ours = [(point(i, text=texts[i % 4], tenant="ours", title="", heading=[]), vector(i)) for i in range(12)]
+    others = [(point(i, text="rare orbit", tenant="others", title="", heading=[]), vector(i)) for i in range(12, 90)]
+    store.write(release(1, 90), base=None, delete=[], add=[*ours, *others])
+    store.write(release(2, 12), base=None, delete=[], add=ours)
+    asked: list[Any] = ["rare lantern", "harbour", "orbit", vector(3).tolist()]
+    with closing(store.open(1)) as all_of_them, closing(store.open(2)) as alone:
+        found = all_of_them.rank(asked, 20, scope={"tenant": "ours"})
+        assert [[(p.point_id, p.score) for p in leg] for leg in found] == [
+            [(p.point_id, p.score) for p in leg] for leg in alone.rank(asked, 20)
+        ]
+        assert found[2] == []
+        narrow = all_of_them.rank(asked, 20, {"document_id": "document-0"}, scope={"tenant": "ours"})
+        scores = {p.point_id: p.score for p in found[0]}
+        assert narrow[0]
+        assert all(scores[p.point_id] == p.score for p in narrow[0])  # a filter does not change what a word weighs
+        assert all_of_them.rank(["rare"], 20, {"tenant": "others"}, scope={"tenant": "ours"}) == [[]]
+
+
+def test_a_scope_looks_at_todays_permissions(store: Store) -> None:
+    fill(store, 12)
+    with closing(store.open()) as reader:
+        store.permit({"document-1": ("moved", ()), "document-2": ("acme", ("board",))}, upto=1)
+
+        def found(scope: dict[str, Any]) -> set[str]:
+            [leg] = reader.rank([vector(0).tolist()], 50, scope=scope)
+            return {payload["document_id"] for payload, _ in reader.retrieve(leg)}
+
+        assert found({"tenant": "moved"}) == {"document-1"}
+        assert "document-1" not in found({"tenant": "acme"}) | found({"tenant": "globex"})
+        assert "document-2" not in found({"tenant": "globex"})
+        assert "document-2" in found({"tenant": "acme", "any": [{"groups": {"in": ["board"]}}]})
+        assert "document-2" not in found({"tenant": "acme", "any": [{"groups": {"in": ["all"]}}]})

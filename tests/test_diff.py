@@ -18,7 +18,7 @@ from ragops.cli import diff as cli
 from ragops.errors import UsageError
 from ragops.retrieval.diff import Difference, DocumentChange, diff
 from ragops.retrieval.explain import HitChange, explain
-from ragops.types import Filter, PointRow, Reader, Release, Scored, Space
+from ragops.types import Leg, Place, PointRow, Reader, Release, Space
 from ragops.workspace import Workspace
 from tests.conftest import write_corpus
 
@@ -428,10 +428,11 @@ class Forgetful:
     def __init__(self, reader: Reader) -> None:
         self.release, self.points, self._reader = reader.release, reader.points, reader
 
-    def search(
-        self, vector: Sequence[float], k: int, filter: Filter | None = None, *, exact: bool = False
-    ) -> list[Scored]:
-        return self._reader.search(vector, k, filter, exact=exact, offset=0 if exact else 1)
+        self.retrieve = reader.retrieve
+
+    def rank(self, legs: Sequence[Leg], k: int, *args: Any, exact: bool = False, **options: Any) -> list[list[Place]]:
+        skipped = 0 if exact else 1
+        return [leg[skipped:] for leg in self._reader.rank(legs, k + skipped, *args, exact=exact, **options)]
 
 
 def test_what_the_index_passed_over(workspace: Workspace, pets: Path) -> None:

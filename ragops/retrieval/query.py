@@ -125,7 +125,7 @@ class Hit:
 
     `score` is what orders: cosine (dense), BM25, reciprocal ranks (hybrid), or the cross-encoder's. `scores` and
     `ranks` (from 1) are those of each leg; a leg is missing where the passage was not among its candidates.
-    `also`: uris of other documents that say exactly the same.
+    `also`: uris of other documents that say exactly the same, as far as they were among the candidates.
     """
 
     score: float

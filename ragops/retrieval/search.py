@@ -78,7 +78,7 @@ def _answer(reader: Reader, query: Query, vector: Sequence[float] | None) -> Res
             found = _reranked(query, query.rerank, found)
         cut = False  # everything further down scores less
         if query.min_score is not None:
-            good = [each for each in found if each.score >= query.min_score]
+            good = [each for each in found if round(each.score, 6) >= query.min_score]
             cut, found = len(good) < len(found) and query.rerank is None, good
         if query.diversity:
             vectors = [each.vector for each in found if each.vector is not None]

@@ -68,7 +68,6 @@ def why(
     results = search(reader, encoder, query)
     last = results.hits[-1].score if results.hits else None
     place = next((n for n, found in enumerate(results.hits, query.offset + 1) if found.uri == uri), None)
-    also = next((found for found in results.hits if uri in found.also), None)
     legs = _legs(reader, encoder, query)
     near = fuse({name: places[: max(DEPTH, query.offset + query.k)] for name, places in legs.items()})  # as it is asked
     ours = [
@@ -80,6 +79,7 @@ def why(
     rank, candidate = ours[0]
     payload = reader.retrieve([candidate.place])[0][0]
     best = hit(candidate.score, payload, scores=dict(candidate.scores), ranks=dict(candidate.ranks))
+    same = next((found for found in results.hits if query.collapse and found.text == best.text), None)
     told = {
         name: {"rank": candidate.ranks[name], "score": candidate.scores[name]}
         for name in legs
@@ -90,8 +90,8 @@ def why(
     verdict: Verdict
     if place is not None:
         verdict, said = "hit", f"it is hit {place}"
-    elif also is not None:
-        verdict, said = "collapsed", f"{also.uri} says the same and stands for it"
+    elif same is not None:
+        verdict, said = "collapsed", f"{same.uri} says the same and stands for it"
     elif query.min_score is not None and query.rerank is None and best.score < query.min_score:
         verdict, said = "min_score", f"it scores {best.score:g}, less than {query.min_score:g}"
     elif query.rerank is not None or query.diversity:
