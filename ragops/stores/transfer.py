@@ -135,6 +135,7 @@ def _check_target(
     releases: Sequence[Release], target: Store, name: str, ours: Callable[[Release], bool], *, replace: bool
 ) -> list[int]:
     """Numbers of releases on the target that the source no longer keeps. Raises UsageError, StoreError."""
+    target.tidy()  # of a transfer that was killed
     mine = {release.number: release for release in releases}
     theirs = {release.number: release for release in target.releases()}
     damaged = sorted({*target.numbers()} - {*theirs})
