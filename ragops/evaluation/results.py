@@ -145,17 +145,16 @@ def _is_file(name: str) -> bool:
 def _named(folder: Path, everything: Sequence[Evaluation], name: str) -> list[Evaluation]:
     if _is_file(name):
         return [load(Path(name))]
-    if re.fullmatch(r"[0-9]{1,9}", name):
-        found = [each for each in everything if each.release == int(name)]
-        if found:
-            return found
+    number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else None
+    of_release = [each for each in everything if number is not None and each.release == number]
+    found = of_release or [each for each in everything if name and each.id.startswith(name.lower())]
+    if of_release or len(found) == 1:
+        return found
+    if number is not None and not found:
         raise UsageError(
             f"release {name} has no evaluation in {folder}",
             f"Make one: ragops eval run --queries FILE --qrels FILE --release {name}",
         )
-    found = [each for each in everything if each.id.startswith(name.lower())] if name else []
-    if len(found) == 1:
-        return found
     known = ", ".join(each.id for each in everything[-5:]) or "none"
     raise UsageError(
         f"{len(found) or 'no'} evaluation{'s' if len(found) != 1 else ''} with the id {name!r} in {folder}",
