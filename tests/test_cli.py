@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from ragops import cli
 from ragops.cli.search import parse_filter, passage
 from ragops.errors import UsageError
 from ragops.workspace import Workspace
@@ -220,6 +222,22 @@ def test_every_command_has_help_with_an_example(ragops: Run) -> None:
         assert "Example" in text
         assert "--json" in text
     assert ragops("--version").stdout.startswith("ragops ")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_list_of_commands_says_what_their_help_says(name: str) -> None:
+    command = typer.main.get_command(cli.app).get_command(None, name)  # type: ignore[attr-defined]
+    whole = " ".join(command.help.split())
+    assert whole.startswith(cli.COMMANDS[name].rstrip(".")), name
+    assert command.name == name
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    code = "import sys, ragops.cli; ragops.cli.main(['--help']); print([m for m in sys.modules if 'ragops.cli.' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['ragops.cli.options']"
+    files = {file.stem for file in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "options", "progress", "diff"}
+    assert set(cli.COMMANDS) == files
 
 
 def test_a_search_before_the_first_release(tmp_path: Path, ragops: Run) -> None:

@@ -61,8 +61,8 @@ def commands() -> dict[str, set[str]]:
         for parameter in command.params:
             options.update(o for o in (*parameter.opts, *parameter.secondary_opts) if o.startswith("-"))
         found[" ".join(path)] = options
-        for name, inner in getattr(command, "commands", {}).items():
-            walk(inner, (*path, name))
+        for name in getattr(command, "commands", {}):
+            walk(command.get_command(None, name), (*path, name))
 
     walk(typer.main.get_command(app), ())
     return found

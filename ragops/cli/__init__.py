@@ -4,38 +4,74 @@ from __future__ import annotations
 
 import io
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+import typer.core
+import typer.main
 
-from ragops.cli import (
-    backup,
-    doctor,
-    eval,
-    gc,
-    ingest,
-    init,
-    keys,
-    mcp,
-    migrate,
-    recall,
-    rejects,
-    releases,
-    restore,
-    search,
-    serve,
-    stage,
-    status,
-    store,
-    verify,
-    why,
-)
 from ragops.cli.options import print_json
 from ragops.errors import RagopsError
 
 STOPPED = 130
 
+#: Each command is a module of this package, with `command` or, where it has parts, `app`. What stands here is the
+#: beginning of its help, so that `ragops --help` imports none of them (a test compares).
+COMMANDS = {
+    "init": "Make a workspace: params.yaml, dvc.yaml, .gitignore and .dvcignore. Files that exist stay as they are.",
+    "ingest": "Bring the searchable release to what the sources say now.",
+    "search": "The best passages for a question, with their citations.",
+    "why": "Why a document is a hit of a query, stands low, or is none: rejected, hidden, filtered, too far down.",
+    "status": "Where the workspace stands: the live release, the sources, the last run, the disk it uses.",
+    "releases": "Sealed states of the collection: look, compare, go back, tidy up.",
+    "rejects": "Sources that did not pass: why, and what to do.",
+    "eval": "Ask a release your own questions, and compare releases by the answers.",
+    "serve": "Answer queries over HTTP until stopped (Ctrl-C, SIGTERM). Follows the live release.",
+    "keys": "Who may ask the service: API keys, of which only hashes are kept.",
+    "mcp": "Serve the knowledge base to an assistant by the Model Context Protocol, over standard input and output.",
+    "verify": "Compare the dataset with the release that was made of it, both ways: every point, payload and vector.",
+    "recall": "How much of what an exact search finds the approximate index finds, on your own data.",
+    "stage": "One stage of the pipeline in dvc.yaml, from what is on disk.",
+    "store": "Where the releases live: in the workspace, or on a Qdrant server.",
+    "gc": "Forget what nobody needs: parses, vectors and query encoders of old contents and recipes, cached revisions.",
+    "backup": "Write the workspace into one file: releases, the live one and its hold, permissions.",
+    "restore": "Make a workspace out of a backup. It is unpacked and compared first; only then anything is replaced.",
+    "migrate": "Lift what an older ragops wrote to the schema of this one: settings, state, cache.",
+    "doctor": "Check what ragops stands on: versions, model, device, disk, store and engine.",
+}
+
+
+class _Commands(typer.core.TyperGroup):
+    """Imports the command that is asked for, and none to list them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: typer.core.TyperCommand(name, help=text) for name, text in COMMANDS.items()}
+        self._listing = False
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if self._listing or cmd_name not in COMMANDS:
+            return self.commands.get(cmd_name)
+        module = import_module(f"ragops.cli.{cmd_name}")
+        alone = typer.Typer()
+        if hasattr(module, "app"):
+            alone.add_typer(module.app, name=cmd_name)
+        else:
+            alone.command(cmd_name)(module.command)
+        return typer.main.get_group(alone).commands[cmd_name]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+
 app = typer.Typer(
     name="ragops",
+    cls=_Commands,
     help="The operations layer for RAG data: correctness that you can check, at the cost of what changed.",
     epilog='Begin with: ragops ingest ./docs, then: ragops search "your question"',
     no_args_is_help=True,
@@ -43,26 +79,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(init.command)
-app.command("ingest")(ingest.command)
-app.command("search")(search.command)
-app.command("why")(why.command)
-app.command("recall")(recall.command)
-app.command("mcp")(mcp.command)
-app.command("status")(status.command)
-app.command("stage")(stage.command)
-app.add_typer(releases.app, name="releases")
-app.add_typer(eval.app, name="eval")
-app.add_typer(rejects.app, name="rejects")
-app.add_typer(store.app, name="store")
-app.command("serve")(serve.command)
-app.add_typer(keys.app, name="keys")
-app.command("verify")(verify.command)
-app.command("gc")(gc.command)
-app.command("backup")(backup.command)
-app.command("restore")(restore.command)
-app.command("migrate")(migrate.command)
-app.command("doctor")(doctor.command)
 
 
 @app.callback(invoke_without_command=True)
