@@ -6,11 +6,9 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-IDLE = 10.0  # seconds for a client to send the head of a request
-
 
 class Impatient(H11Protocol):
-    """Closes a connection on which no whole head arrives within IDLE seconds."""
+    """Closes a connection on which no whole head arrives within the seconds of `timeout_keep_alive`."""
 
     _clock: asyncio.TimerHandle | None = None
 
@@ -30,7 +28,7 @@ class Impatient(H11Protocol):
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._clock = self.loop.call_later(IDLE, self._close)
+        self._clock = self.loop.call_later(self.timeout_keep_alive, self._close)
 
     def _rest(self) -> None:
         if self._clock is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 BACKLOG = 512
+IDLE = 10  # seconds for the head of a request to arrive
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -84,7 +85,7 @@ def serve(
     make = Make(workspace.root, auth, MOST if together is None else together, os.getpid() if workers > 1 else None)
     configured = uvicorn.Config(
         make, factory=True, http=protocol.Impatient, ws="none", lifespan="on", log_config=LOGGING, access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=30, workers=workers, backlog=BACKLOG,
+        server_header=False, proxy_headers=False, timeout_keep_alive=max(1, min(IDLE, int(settings.timeout))), workers=workers, backlog=BACKLOG,
         timeout_graceful_shutdown=int(settings.timeout) + 5,
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
