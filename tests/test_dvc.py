@@ -29,7 +29,7 @@ from tests.versioned import (
     told,
 )
 
-STAGES = ["parse", "chunk", "embed", "load"]
+STAGES = ["parse", "chunk", "embed", "load", "evaluate"]
 
 
 def ingest(root: Path, **options: Any) -> Any:
@@ -273,7 +273,7 @@ def test_a_reproduction_of_another_snapshot_follows_the_change(mixed: Path) -> N
 def test_another_chunk_size_parses_nothing_again(mixed: Path) -> None:
     documents = files(mixed / "data/dataset/documents", "manifest")
     edited(mixed, {"size: null": "size: 12"})
-    assert reproduce(mixed) == ["chunk", "embed", "load"]
+    assert reproduce(mixed) == ["chunk", "embed", "load", "evaluate"]
     assert files(mixed / "data/dataset/documents", "manifest") == documents
     reproduced, found = holds(mixed), answers(mixed)
     assert reproduced["counts"]["chunks"] > 0
@@ -291,7 +291,7 @@ def test_another_chunk_size_parses_nothing_again(mixed: Path) -> None:
 def test_another_model_keeps_the_documents(versioned: Path) -> None:
     documents = files(versioned / "data/dataset/documents", "manifest")
     edited(versioned, {"hash:64": "hash:32"})
-    assert reproduce(versioned) == ["chunk", "embed", "load"]
+    assert reproduce(versioned) == ["chunk", "embed", "load", "evaluate"]
     assert files(versioned / "data/dataset/documents", "manifest") == documents
     assert dirty(versioned) == {}
     found = answers(versioned)
