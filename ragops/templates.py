@@ -50,6 +50,7 @@ evaluate:                      # docs/evaluation.md; name the files in dvc.yaml,
 
 search:
   k: 10
+  mode: hybrid                # dense (by vectors), bm25 (by words), or both
 
 serve:                         # `ragops serve`
   limits: memory               # where rates are counted; for more than one worker: redis://host:6379/0
