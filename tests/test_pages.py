@@ -346,6 +346,8 @@ def test_the_hostile_page_shows_what_it_says(chromium: WebDriver, site: Served, 
     assert "{{ 7*7 }}" in one(chromium, ".text").text
     chromium.get(site.url + "/pages/document?id=docs:/tides.md")
     assert f"Ada {EVIL}" in one(chromium, ".facts").text
+    chromium.get(site.url + "/?q=barnacles&mode=bm25")
+    assert "<img src=x onerror=window.pwned=1>.md" in one(chromium, ".where").text
 
 
 # ---------------------------------------------------------------- for everybody

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 from ragops.stores.bm25 import Bm25
 
+LONG = 40  # letters of a word that is not remembered
 Piece = tuple[str, bool]  # text, and whether it is one of the query's words
 _BLANK = re.compile(r"\n[^\S\n]*\n\s*")
 _WORD = re.compile(r"\w+")
@@ -19,11 +20,18 @@ def _tokens() -> Bm25:
     return Bm25(100)
 
 
+def _terms(text: str) -> tuple[int, ...]:
+    return tuple(_tokens().query(text)[0])
+
+
+_terms_of_word = lru_cache(50_000)(_terms)  # texts repeat their words
+
+
 class Marker:
     """Marks the words of one query."""
 
     def __init__(self, query: str) -> None:
-        self._terms = frozenset(_tokens().query(query)[0])
+        self._terms = frozenset(_terms(query))
         self._parts = sorted(set(_UNSPACED.findall(query)), key=len, reverse=True)
 
     def paragraphs(self, text: str) -> list[list[Piece]]:
@@ -44,10 +52,12 @@ class Marker:
         return found
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        tokens = _tokens()
+        if not self._terms:
+            return
         parts = re.compile("|".join(map(re.escape, self._parts))) if self._parts else None
         for word in _WORD.finditer(text):
-            if self._terms.intersection(tokens.query(word[0])[0]):
+            said = word[0]
+            if self._terms.intersection(_terms_of_word(said) if len(said) <= LONG else _terms(said)):
                 yield word.span()
             elif parts is not None:
                 yield from (part.span() for part in parts.finditer(text, word.start(), word.end()))

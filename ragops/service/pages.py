@@ -318,14 +318,15 @@ async def _found(request: Request, asker: Asker, ask: models.Ask, given: Mapping
         pinned = {} if ask.release is None else {"release": str(ask.release)}
         return urlencode({"id": hit.document_id, "chunk": hit.chunk_id, **pinned, "back": back, "q": query.text})
 
+    texts = await service.run(lambda: [marker.paragraphs(hit.text) for hit in results.hits])
     hits = [
         {
             "hit": hit,
-            "paragraphs": marker.paragraphs(hit.text),
+            "paragraphs": paragraphs,
             "link": link(hit),
             "legs": [(leg, score, hit.ranks.get(leg)) for leg, score in hit.scores.items()],
         }
-        for hit in results.hits
+        for hit, paragraphs in zip(results.hits, texts, strict=True)
     ]
 
     def turned(offset: int) -> str:
@@ -361,7 +362,7 @@ async def document(request: Request) -> Response:
     record.release = number
     at = next((n for n, each in enumerate(found.passages) if each.chunk_id == given.get("chunk")), None)
     start = offset if offset is not None else max(0, (at or 0) - AROUND // 2)
-    parts = _parts(found, start, given.get("chunk"), Marker(given.get("q", "")))
+    parts = await service.run(_parts, found, start, given.get("chunk"), Marker(given.get("q", "")))
     record.hits = len(parts)
 
     def turned(offset: int) -> str:
