@@ -38,14 +38,14 @@ def finish(job: Job, *, recovering: bool = False) -> None:
             if not recovering:
                 raise
         if "release" in due and job.state.get("fingerprint"):
-            _acknowledge(job)
+            acknowledge(job)
         job.state.forget("due")
     if recovering:
         _remove_orphans(job)
         _mend_permissions(job)
 
 
-def _acknowledge(job: Job) -> None:
+def acknowledge(job: Job) -> None:
     """The receipt that DVC knows the stage `load` by: which dataset stands in this machine's store."""
     file = job.dataset.folder.parent / RECEIPT
     text = json.dumps({"schema": 1, "fingerprint": job.state.get("fingerprint")}, indent=1) + "\n"

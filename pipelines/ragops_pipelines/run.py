@@ -22,7 +22,7 @@ from ragops_pipelines import rows
 from ragops_pipelines.collect import collect
 from ragops_pipelines.dataset import Manifest
 from ragops_pipelines.fetch import groups
-from ragops_pipelines.finish import finish
+from ragops_pipelines.finish import acknowledge, finish
 from ragops_pipelines.gate import allowed, verdict
 from ragops_pipelines.job import Event, HeldBack, Job, NothingPassed, Plan, Summary
 from ragops_pipelines.ledger import Ledger
@@ -110,6 +110,7 @@ def _ingest(job: Job) -> Summary:
     if in_step and head is not None and same_recipe and _searchable(job, head) and not _news(changes, ledger):
         if head != live and not is_held(job.store) and allowed(job, head.number):
             job.store.publish(head.number)
+        acknowledge(job)
         if len(job.store.numbers()) > job.settings.release.keep + 1:  # a run that died did not come to it
             prune(job.store, job.settings.release.keep)
         return _summary(job, ledger, head, added=0, removed=0, noop=True)

@@ -25,6 +25,7 @@ from ragops_pipelines import rows, segments
 from ragops_pipelines.dataset import FILE, Dataset, Manifest
 from ragops_pipelines.embed import BATCH, export
 from ragops_pipelines.fetch import cores
+from ragops_pipelines.finish import RECEIPT
 from ragops_pipelines.gate import held_back
 from ragops_pipelines.job import Event, Job
 from ragops_pipelines.parsers import parser_fingerprint
@@ -344,6 +345,7 @@ def load(job: Job) -> Done:
     if said is not None:
         from ragops.evaluation.gate import refused
 
+        (job.dataset.folder.parent / RECEIPT).unlink(missing_ok=True)  # the next one asks again
         raise refused(said)
     return Done("load", 0 if made else release.points, release.points if made else 0, 0)
 
