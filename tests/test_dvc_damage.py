@@ -282,7 +282,7 @@ def test_a_reproduction_makes_what_a_remote_lacks(versioned: Path) -> None:
     dvc(copied, "pull", targets=["data/snapshot.dvc"])
     dvc(copied, "pull", targets=["parse"])
     assert not (copied / "data/models").exists()
-    assert reproduce(copied) == ["chunk", "embed", "load"]
+    assert reproduce(copied) == ["chunk", "embed", "load", "evaluate"]
     assert holds(copied) == held
     assert answers(copied) == expected
     assert dirty(copied) == {}
@@ -448,7 +448,7 @@ def test_a_stage_that_dies_is_repeated(versioned: Path, stage: str, steps: tuple
     run(versioned, "git", "checkout", "-q", "first", "--", "data/dataset", "dvc.lock")
     dvc(versioned, "checkout", targets=["parse", "chunk", "embed"], force=True)  # and the snapshot stays today's
     (versioned / ".ragops/cache.db").unlink()
-    order = ["parse", "chunk", "embed", "load"]
+    order = ["parse", "chunk", "embed", "load", "evaluate"]
     with Workspace.open(versioned) as workspace:
         for before in order[: order.index(stage)]:
             workspace.stage(before)
