@@ -121,7 +121,7 @@ def print_summary(summary: Summary) -> None:
     print(f"release  {state} {summary.release}, dataset {summary.fingerprint[:12]}")
     if summary.held:
         print("note     publish it with: ragops releases publish", file=sys.stderr)
-    if summary.gate and summary.gate["published"]:
+    if summary.gate and summary.gate["published"] and not summary.noop:
         print(f"gate     {summary.gate['verdict']}: {summary.gate['reason']}")
     if summary.dvc and summary.dvc["recorded"]:
         print(f"dvc      recorded in {summary.dvc['seconds']:.1f} s; keep it with: git commit, dvc push")
