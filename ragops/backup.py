@@ -33,10 +33,11 @@ from ragops_pipelines.state import State
 
 DRAFT = ".ragops-restore"  # in the workspace's folder, so that what is unpacked is renamed into its place
 READY = "READY"  # in it: all is unpacked and compared, and what is still there is to be put in its place
-LOCAL = ("state.db", "cache.db", "loaded.json", keys.FILE)  # below .ragops, beside the store
+LOCAL = ("state.db", "cache.db", "loaded.json", keys.FILE, "log/overrides.jsonl")  # below .ragops, beside the store
+EVALUATIONS = ".ragops/evaluations"
 _JOURNALS = tuple(f".ragops/{name}{end}" for name in ("state.db", "cache.db") for end in ("-wal", "-shm", "-journal"))
 #: What a restore puts in its place or takes away; params.yaml, without which there is no workspace, comes last.
-ITEMS = (*_JOURNALS, *(f".ragops/{name}" for name in LOCAL), ".ragops/store", "data", "dvc.yaml", "dvc.lock",
+ITEMS = (*_JOURNALS, *(f".ragops/{name}" for name in LOCAL), EVALUATIONS, ".ragops/store", "data", "dvc.yaml", "dvc.lock",
          ".gitignore", ".dvcignore")  # fmt: skip
 KEPT = (".gitignore", ".dvcignore")  # a folder's own stay, where it holds no workspace
 
@@ -125,6 +126,8 @@ def _write(root: Path, settings: config.Settings, store: Store, file: Path, work
         damage += _copy_database(local / name, work / name)
     documents, chunks = _counts(work)
     listed = [*_top(root), *_local(local, work), *_tree(root / "data", "data")]
+    if (root / EVALUATIONS).is_dir():
+        listed += _tree(root / EVALUATIONS, EVALUATIONS)
     listed += _releases(base / collection, f".ragops/store/{collection}", store)
     total = sum(_used(path) for _, path in listed if path is not None)
     releases = store.releases()
@@ -376,8 +379,10 @@ def finish(root: Path) -> None:
         if name in shipped and not (new / name).exists():
             continue  # done
         if (root / name).exists():
+            (old / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(root / name, old / name)
         if name in shipped:
+            durable.make_folder((root / name).parent)
             os.replace(new / name, root / name)
     durable.sync(root / ".ragops")
     durable.sync(root)

@@ -297,7 +297,7 @@ def parse_rate(text: str) -> tuple[int, int] | None:
 
 
 #: A measure that says how good results are, as an evaluation names it.
-METRIC = re.compile(r"(?:nDCG|Recall|MRR)@[1-9][0-9]{0,2}|MAP")
+METRIC = re.compile(r"(?:nDCG|Recall|MRR)@(?:[1-9][0-9]{0,2}|1000)|MAP")
 
 
 def check_ranges(settings: Settings, where: Where) -> None:
@@ -317,7 +317,7 @@ def check_ranges(settings: Settings, where: Where) -> None:
         (("release", "gate"), queries is not None,
          "the key 'queries' (or evaluate.queries): a file of questions to ask"),
         (("release", "gate", "metric"), METRIC.fullmatch(gate.metric) is not None,
-         "a measure: nDCG@k, Recall@k, MRR@k (k from 1 to 999) or MAP"),
+         "a measure: nDCG@k, Recall@k, MRR@k (k from 1 to 1000) or MAP"),
         (("release", "gate", "margin"), 0 <= gate.margin <= 1, "a number from 0 to 1"),
         (("release", "gate", "min"), 0 <= (gate.min or 0) <= 1, "a number from 0 to 1"),
         (("search", "k"), 1 <= settings.search.k <= 10_000, "1 to 10000"),

@@ -750,9 +750,11 @@ class Workspace:
         """Where the workspace stands. Loads no engine and no model."""
         from ragops.versioning import dvc_root, git_root, lacking
 
-        live = self.store.live()
+        live, gate = self.store.live(), None
         with self.state() as state:
             last = state.last_run()
+            if self.settings.release.gate is not None:
+                gate = state.get("gate")
             rows = state.db.execute(
                 "SELECT source, count(*), sum(document_id IS NOT NULL), sum(rejected), coalesce(sum(chunks), 0)"
                 " FROM sources GROUP BY source ORDER BY source"
@@ -767,6 +769,7 @@ class Workspace:
             "releases": [release.number for release in self.store.releases()],
             "sources": sources,
             "last_run": last,
+            "gate": None if gate is None else {name: gate[name] for name in ("release", "verdict", "reason", "hint")},
             "versioning": {
                 "git": git_root(self.root) is not None,
                 "dvc": dvc_root(self.root) is not None,

@@ -122,7 +122,10 @@ def print_summary(summary: Summary) -> None:
     if summary.held:
         print("note     publish it with: ragops releases publish", file=sys.stderr)
     if summary.gate and summary.gate["published"] and not summary.noop:
-        print(f"gate     {summary.gate['verdict']}: {summary.gate['reason']}")
+        if summary.gate["verdict"] == "inconclusive":
+            print(f"note     the gate is inconclusive: {summary.gate['reason']}", file=sys.stderr)
+        else:
+            print(f"gate     {summary.gate['verdict']}: {summary.gate['reason']}")
     if summary.dvc and summary.dvc["recorded"]:
         print(f"dvc      recorded in {summary.dvc['seconds']:.1f} s; keep it with: git commit, dvc push")
     elif summary.dvc and summary.dvc["error"]:

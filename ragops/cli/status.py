@@ -36,6 +36,9 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
         print(
             f"last run   {last['number']} of {last['started']}: {last['outcome'] or 'not ended (running, or killed)'}"
         )
+    gate = status["gate"]
+    if gate and (release is None or gate["release"] > release["number"]):
+        print(f"gate       holds release {gate['release']} back: {gate['reason']}")
     for missing in status["versioning"]["lacking"]:
         print(f"without    {missing}")
     print("disk       " + ", ".join(f"{name} {size(count)}" for name, count in status["disk"].items()))
