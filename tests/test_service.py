@@ -234,7 +234,6 @@ def test_metrics_count(client: TestClient) -> None:
         ({"text": "x", "filter": {"must": [{"key": "tenant"}]}}, "filter", "no field 'must'"),
         ({"text": "x", "filter": {"tenant": {"$ne": "acme"}}}, "filter", "does not know '$ne'"),
         ({"text": "x", "filter": {"any": []}}, "filter", "at least one"),
-        ({"text": "x", "release": 0}, "release", "1"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named(client: TestClient, body: dict[str, Any], field: str, says: str) -> None:
@@ -538,6 +537,7 @@ def test_the_description_has_the_bounds_of_this_service(root: Path) -> None:
     settings(root, max_k=7, max_batch=3, max_text=50)
     with TestClient(application.make(root)) as client:
         found = client.get("/openapi.json").json()
+    assert "release" not in found["components"]["schemas"]["Question"]["properties"]
     ask = found["components"]["schemas"]["Ask"]
     assert ask["properties"]["k"]["anyOf"][0]["maximum"] == 7
     assert ask["properties"]["text"]["maxLength"] == 50

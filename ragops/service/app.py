@@ -46,6 +46,8 @@ def make(root: Path, *, auth: bool = True, together: int = MOST, parent: int | N
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # its own spans hold whole addresses, and so the queries of pages; see tracing.py
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
     app.include_router(routes.router)

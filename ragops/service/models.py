@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FILTER: dict[str, JsonValue] = {"source": "handbook", "meta.year": {"gte": 2020}}
@@ -15,8 +15,16 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """JSON has one kind of number: 5.0 is 5."""
+        if not isinstance(value, dict):
+            return value
+        return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in value.items()}
 
-class Ask(Body):
+
+class Question(Body):
     """One query. Bounds are those of this service."""
 
     model_config = ConfigDict(
@@ -47,6 +55,11 @@ class Ask(Body):
     diversity: float | None = Field(None, ge=0, le=1, description="Maximal marginal relevance: 0 none, 1 most")
     rerank: str | None = Field(None, description="A cross-encoder that the operator allows")
     collapse: bool = Field(True, description="Passages that say exactly the same are one")
+
+
+class Ask(Question):
+    """One query, and the release that is to answer it."""
+
     release: int | None = Field(None, ge=1, le=2**31, description="A kept release instead of the live one")
 
 
@@ -57,7 +70,7 @@ class Batch(Body):
         json_schema_extra={"examples": [{"queries": [{"text": "notice period"}, {"text": "holidays", "k": 3}]}]}
     )
 
-    queries: list[Ask] = Field(min_length=1, max_length=1000)
+    queries: list[Question] = Field(min_length=1, max_length=1000)
     release: int | None = Field(None, ge=1, le=2**31, description="A kept release instead of the live one")
 
 

@@ -100,16 +100,13 @@ async def search_batch(request: Request, body: models.Batch, asker: Searcher) ->
     most = _service(request).settings.serve.max_batch
     if len(body.queries) > most:
         raise _out(f"a batch has at most {most} queries, this one {len(body.queries)}", "queries")
-    for n, each in enumerate(body.queries):
-        if each.release is not None:
-            raise _out("a batch is answered by one release: name it beside the queries", f"queries.{n}.release")
     places = [f"queries.{n}." for n in range(len(body.queries))]
     _, number, results = await _answer(request, asker, body.queries, body.release, places)
     return answers.json({"release": number, "results": [each.as_dict() for each in results]})
 
 
 async def _answer(
-    request: Request, asker: Asker, asks: Sequence[models.Ask], release: int | None, places: Sequence[str]
+    request: Request, asker: Asker, asks: Sequence[models.Question], release: int | None, places: Sequence[str]
 ) -> tuple[Response, int, list[asked.Results]]:
     service, record = _service(request), _record(request)
     queries = [query_of(each, service.settings, place) for each, place in zip(asks, places, strict=True)]
@@ -121,7 +118,7 @@ async def _answer(
     return answers.json(results[0].as_dict()), number, results
 
 
-def query_of(ask: models.Ask, settings: config.Settings, place: str = "") -> asked.Query:
+def query_of(ask: models.Question, settings: config.Settings, place: str = "") -> asked.Query:
     """A request's query, within the bounds of this service. Raises Refused, which names the field after `place`."""
     serve, usual = settings.serve, settings.search
     k = min(usual.k, serve.max_k) if ask.k is None else ask.k
@@ -309,14 +306,14 @@ def describe(app: FastAPI, settings: config.Settings) -> dict[str, Any]:
         found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         serve, usual = settings.serve, settings.search
         schemas = found["components"]["schemas"]
-        ask, batch = schemas["Ask"]["properties"], schemas["Batch"]["properties"]
-        _bound(ask["k"], maximum=serve.max_k)
-        ask["k"]["default"] = min(usual.k, serve.max_k)
-        ask["mode"]["default"] = usual.mode
-        ask["text"] |= {"maxLength": serve.max_text, "pattern": r"\S"}
-        ask["offset"]["maximum"] = serve.max_offset
-        ask["rerank"]["enum"] = [None, *dict.fromkeys([*serve.rerank, *([usual.rerank] if usual.rerank else [])])]
-        batch["queries"]["maxItems"] = serve.max_batch
+        for ask in (schemas["Ask"]["properties"], schemas["Question"]["properties"]):
+            _bound(ask["k"], maximum=serve.max_k)
+            ask["k"]["default"] = min(usual.k, serve.max_k)
+            ask["mode"]["default"] = usual.mode
+            ask["text"] |= {"maxLength": serve.max_text, "pattern": r"\S"}
+            ask["offset"]["maximum"] = serve.max_offset
+            ask["rerank"]["enum"] = [None, *dict.fromkeys([*serve.rerank, *([usual.rerank] if usual.rerank else [])])]
+        schemas["Batch"]["properties"]["queries"]["maxItems"] = serve.max_batch
         app.openapi_schema = found
     return app.openapi_schema
 

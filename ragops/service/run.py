@@ -85,7 +85,8 @@ def serve(
     make = Make(workspace.root, auth, MOST if together is None else together, os.getpid() if workers > 1 else None)
     configured = uvicorn.Config(
         make, factory=True, http=protocol.Impatient, ws="none", lifespan="on", log_config=LOGGING, access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=max(1, min(IDLE, int(settings.timeout))), workers=workers, backlog=BACKLOG,
+        server_header=False, proxy_headers=False, workers=workers,
+        timeout_keep_alive=max(1, min(IDLE, int(settings.timeout))), backlog=BACKLOG,
         timeout_graceful_shutdown=int(settings.timeout) + 5,
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
