@@ -37,8 +37,8 @@ LOCAL = ("state.db", "cache.db", "loaded.json", keys.FILE, "log/overrides.jsonl"
 EVALUATIONS = ".ragops/evaluations"
 _JOURNALS = tuple(f".ragops/{name}{end}" for name in ("state.db", "cache.db") for end in ("-wal", "-shm", "-journal"))
 #: What a restore puts in its place or takes away; params.yaml, without which there is no workspace, comes last.
-ITEMS = (*_JOURNALS, *(f".ragops/{name}" for name in LOCAL), EVALUATIONS, ".ragops/store", "data", "dvc.yaml", "dvc.lock",
-         ".gitignore", ".dvcignore")  # fmt: skip
+ITEMS = (*_JOURNALS, *(f".ragops/{name}" for name in LOCAL), EVALUATIONS, ".ragops/store", "data", "dvc.yaml",
+         "dvc.lock", ".gitignore", ".dvcignore")  # fmt: skip
 KEPT = (".gitignore", ".dvcignore")  # a folder's own stay, where it holds no workspace
 
 Tell = Callable[[str, int, int], None]
