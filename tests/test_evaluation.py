@@ -396,7 +396,7 @@ def test_an_evaluation_is_kept_by_its_content(tmp_path: Path) -> None:
     for a, b in ((one.id, other.id), (one.id[:6], "2"), ("1", "2"), (str(file), other.id)):
         left, right = results.pair(tmp_path, a, b)
         assert (left.id, right.id) == (one.id, other.id)
-    for a, says in (("zz", "no evaluation with the id 'zz'"), ("7", "release 7 has no evaluation"),
+    for a, says in (("zz", "no evaluations with the id 'zz'"), ("7", "release 7 has no evaluation"),
                     ("", "with the id ''"), ("x/y.json", "cannot be read")):  # fmt: skip
         with pytest.raises(UsageError, match=says):
             results.pair(tmp_path, a, "2")
