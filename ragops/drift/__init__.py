@@ -1,0 +1,1 @@
+"""Whether what is asked, and what answers, is still what it was."""
