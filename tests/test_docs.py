@@ -202,7 +202,7 @@ def test_keys_in_the_prose_exist(path: Path) -> None:
         field.name: type(getattr(config.Settings(), field.name)) for field in dataclasses.fields(config.Settings)
     }
     for code in inline_code(path.read_text("utf-8")):
-        match = re.match(r"(parse|chunk|embed|store|release|search)\.([a-z_0-9]+)(?=$|:)", code)
+        match = re.match(r"(parse|chunk|embed|store|release|search|serve)\.([a-z_0-9]+)(?=$|:)", code)
         if match and not code.endswith("()"):
             names = {field.name for field in dataclasses.fields(sections[match[1]])}
             known = names if match[1] != "release" else names | {"created"}  # of `ragops status --json`

@@ -45,6 +45,7 @@ def make(root: Path, *, auth: bool = True, together: int = MOST, parent: int | N
         description="Search over a knowledge base: passages with citations, from one release at a time.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         # its own spans hold whole addresses, and so the queries of pages; see tracing.py
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},

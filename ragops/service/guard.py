@@ -100,7 +100,7 @@ class Guard:
         path = scope["path"]
         try:
             if path in OPEN:
-                await self._app(scope, receive, send)
+                await self._within(self._app(scope, receive, send))
                 return
             if self._service.keys is None and not _is_loopback(headers.get("host", "")):
                 raise Refused(

@@ -62,9 +62,10 @@ def serve(
     """
     try:
         import uvicorn
+        from uvicorn.config import STARTUP_FAILURE
         from uvicorn.supervisors.multiprocess import Multiprocess
 
-        from ragops.service import protocol
+        from ragops.service import app, protocol  # noqa: F401  what a worker will import
         from ragops.service.batches import MOST
         from ragops.service.rates import MEMORY, address
     except ImportError as error:
@@ -94,8 +95,11 @@ def serve(
     with listener, _counting_together(workers), _ending_well():
         if workers == 1:
             uvicorn.Server(configured).run(sockets=[listener])
-        else:
-            Multiprocess(configured, sockets=[listener]).run()
+            return
+        supervisor = Multiprocess(configured, sockets=[listener])
+        supervisor.run()
+        if any(each.exitcode == STARTUP_FAILURE for each in supervisor.processes):
+            raise StoreError("the service could not start", "The reason stands above.")
 
 
 def _check_keys(workspace: Workspace, *, auth: bool, host: str) -> None:

@@ -80,6 +80,7 @@ class Service:
         self._loading = threading.Lock()
         self._live = self._retriever(None)
         self._seen: int | None = None
+        self._asking = asyncio.Lock()
 
     def _retriever(self, release: int | None) -> Retriever:
         refresh = 0.0 if self.settings.store.url is None else 1.0
@@ -202,7 +203,7 @@ class Service:
 
     async def ready(self) -> tuple[int, str]:
         """The live release's number and model, once it is open and its encoder is loaded. Raises Refused."""
-        async with self._leased(None, encode=True) as lease:
+        async with self._asking, self._leased(None, encode=True) as lease:  # strangers may ask: one at a time
             self._note(lease.reader.release.number)
             if self.keys is not None:
                 self.keys.all()
