@@ -103,6 +103,7 @@ def test_malformed_judgements(tmp_path: Path, text: str, says: str) -> None:
         ("q.jsonl", b'{"_id": "1", "text": "a"}\n{"_id": 1, "text": "b"}\n', "q.jsonl:2: the id '1' stands in line 1"),
         ("q.jsonl", b'{"_id": "1", "text": "a"}\n\xff\n', "q.jsonl:2: not UTF-8"),
         ("q.jsonl", b"[" * 100_000, "q.jsonl:1: not"),
+        ("q.jsonl", b'{"_id": "1", "text": "a\\ud800"}\n', "q.jsonl:1: the field 'text' is not valid Unicode"),
         ("q.tsv", b"1\ta\n2\n", "q.tsv:2: one column"),
         ("q.yaml", b"questions: []\n", "holds no question"),
         ("q.yaml", b"- a\n", "the key 'questions' is missing"),
@@ -207,6 +208,14 @@ def test_a_hand_computed_example() -> None:
     })  # fmt: skip
     assert set(found["none"].values()) == {0.0}
     assert set(found["worse"].values()) == {0.0}
+
+
+def test_any_names_can_be_measured() -> None:
+    """ids with a zero byte, blanks, or nothing but digits."""
+    found = measures.per_question(
+        ["MRR@10"], {"a\0b": {"x\0y": 1, "x\0z": 0}, " ": {"7": 1}}, {"a\0b": ["x\0z", "x\0y"]}
+    )
+    assert found == {"a\0b": {"MRR@10": 0.5}, " ": {"MRR@10": 0.0}}
 
 
 RUNS = st.dictionaries(st.sampled_from("qrs"), st.lists(st.sampled_from("abcdefghij"), unique=True), min_size=1)

@@ -48,25 +48,30 @@ def per_question(measures: Sequence[str], qrels: Qrels, run: Run) -> dict[str, d
     require()
     import ir_measures
 
+    # Numbers instead of names: what reads them is written in C and takes no zero byte. The order is ours, and ties were
+    # broken: scores that fall by one keep it.
     known = {name: _measure(name) for name in measures}
-    judged = {
-        query: {document: max(0, relevance) for document, relevance in found.items()} for query, found in qrels.items()
-    }
-    # The order is ours, and ties were broken: scores that fall by one keep it.
-    scored = {
-        query: {document: float(len(found) - rank) for rank, document in enumerate(found)}
-        for query, found in run.items()
-        if found and query in judged
-    }
-    values: dict[str, dict[str, float]] = {query: dict.fromkeys(known, 0.0) for query in judged}
+    queries = list(qrels)
+    numbers: dict[str, str] = {}
+    judged, scored = {}, {}
+    for number, query in enumerate(queries):
+        judged[str(number)] = {
+            numbers.setdefault(document, str(len(numbers))): max(0, relevance)
+            for document, relevance in qrels[query].items()
+        }
+        if found := run.get(query):
+            scored[str(number)] = {
+                numbers.setdefault(document, str(len(numbers))): float(len(found) - rank)
+                for rank, document in enumerate(found)
+            }
+    values: dict[str, dict[str, float]] = {query: dict.fromkeys(known, 0.0) for query in queries}
     names = {measure: name for name, measure in known.items()}
     if scored:
         for each in ir_measures.iter_calc(list(names), judged, scored):
-            name = names[each.measure]
-            value = float(each.value)
+            name, value = names[each.measure], float(each.value)
             if name.startswith("unjudged"):
                 value = 1.0 - value if each.query_id in scored else 0.0
-            values[each.query_id][name] = value
+            values[queries[int(each.query_id)]][name] = value
     return values
 
 

@@ -173,7 +173,17 @@ def _question(query: Any, text: Any, meta: Any, where: str) -> Question:
         raise UsageError(f"{where}: the field 'text' is {type(text).__name__}, not text")
     if not text.strip():
         raise UsageError(f"{where}: the question {str(query)!r} is empty")
+    _sound(str(query), "_id", where)
+    _sound(text, "text", where)
     return Question(str(query).strip(), text.strip(), (), _meta(meta, where))
+
+
+def _sound(text: str, name: str, where: str) -> None:
+    """JSON and YAML can spell what is no text: half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: the field '{name}' is not valid Unicode") from error
 
 
 def _meta(value: Any, where: str) -> Fields:
@@ -344,6 +354,8 @@ def _expected(value: Any, where: str) -> Expected:
         raise UsageError(f"{where}: the field 'document' is {document!r}; it takes a URI, a path or an id")
     if quote is not None and (not isinstance(quote, str) or not quote.strip()):
         raise UsageError(f"{where}: the field 'quote' is {quote!r}; it takes words of the document")
+    _sound(str(document), "document", where)
+    _sound(quote or "", "quote", where)
     return Expected(str(document).strip(), relevance, quote, where)
 
 

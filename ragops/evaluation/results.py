@@ -15,6 +15,7 @@ from ragops.errors import SchemaError, UsageError
 SCHEMA = 1
 FOLDER = "evaluations"  # below .ragops
 KIND = "ragops evaluation"
+SHORTEST = 6  # characters that name an id
 SYNTHETIC = "the questions are synthetic, made from the corpus itself: they compare releases, and measure no real use"
 
 
@@ -147,7 +148,8 @@ def _named(folder: Path, everything: Sequence[Evaluation], name: str) -> list[Ev
         return [load(Path(name))]
     number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else None
     of_release = [each for each in everything if number is not None and each.release == number]
-    found = of_release or [each for each in everything if name and each.id.startswith(name.lower())]
+    long = len(name) >= SHORTEST  # a shorter one might be meant as a release
+    found = of_release or [each for each in everything if long and each.id.startswith(name.lower())]
     if of_release or len(found) == 1:
         return found
     if number is not None and not found:
