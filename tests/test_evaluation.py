@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragops.cli import main
-from ragops.errors import UsageError
+from ragops.errors import MissingExtra, UsageError
 from ragops.evaluation import documents, measures, queries, results, run, statistics, synthetic
 from ragops.evaluation.compare import compare
 from ragops.evaluation.documents import Move
@@ -474,6 +475,12 @@ def test_judgements_of_another_corpus(ingested: Workspace, tmp_path: Path) -> No
         ingested.evaluate()
     with pytest.raises(UsageError, match="what they should find is missing"):
         ingested.evaluate(jsonl(tmp_path))
+
+
+def test_without_ir_measures(ingested: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'ragops\[eval\]'"):
+        ingested.evaluate(jsonl(tmp_path), qrels(tmp_path, BEIR))
 
 
 def test_rows_by_their_own_ids(workspace: Workspace, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def allowed(job: Job, number: int) -> bool:
     others; so a run that died in between costs no second evaluation.
     """
     if job.gate is None:
-        job.state.forget("gate")
+        if job.state.get("gate") is not None:
+            job.state.forget("gate")
         return True
     live = live_release(job.store)
     candidate = next((release for release in job.store.releases() if release.number == number), None)

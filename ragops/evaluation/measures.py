@@ -36,7 +36,11 @@ def require() -> None:
     """Raises MissingExtra where ir-measures is not installed."""
     from importlib.util import find_spec
 
-    if find_spec("ir_measures") is None:
+    try:
+        there = find_spec("ir_measures") is not None
+    except ValueError:  # it was blocked
+        there = False
+    if not there:
         raise MissingExtra("evaluation needs the package ir-measures", "pip install 'ragops[eval]'")
 
 
