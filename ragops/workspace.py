@@ -518,7 +518,7 @@ class Workspace:
 
     def diff(
         self, a: int | None = None, b: int | None = None, query: str | None = None, *, k: int | None = None,
-        filter: Filter | None = None, exact: bool = False,
+        mode: Mode | None = None, filter: Filter | None = None, exact: bool = False,
     ) -> Difference:  # fmt: skip
         """What changed from release `a` to `b`, and with a query which of its hits moved, and why.
 
@@ -534,8 +534,8 @@ class Workspace:
         before, after = self.reader(a), self.reader(b)
         hits = explain(
             before, after, self.encoder(before.release), self.encoder(after.release), query,
-            k=self.settings.search.k if k is None else k, filter=filter, exact=exact,
-            moved={document.was: document.uri for document in found.of("moved")},
+            k=self.settings.search.k if k is None else k, mode=mode or self.settings.search.mode, filter=filter,
+            exact=exact, moved={document.was: document.uri for document in found.of("moved")},
         )  # fmt: skip
         return replace(found, query=query, hits=hits)
 

@@ -18,7 +18,7 @@ from ragops.cli import diff as cli
 from ragops.errors import UsageError
 from ragops.retrieval.diff import Difference, DocumentChange, diff
 from ragops.retrieval.explain import HitChange, explain
-from ragops.types import Leg, Place, PointRow, Reader, Release, Space
+from ragops.types import Leg, Mode, Place, PointRow, Reader, Release, Space
 from ragops.workspace import Workspace
 from tests.conftest import write_corpus
 
@@ -41,6 +41,12 @@ def params(workspace: Workspace, old: str, new: str) -> Workspace:
     file.write_text(text.replace(old, new), "utf-8")
     workspace.close()
     return Workspace.open(workspace.root)
+
+
+@pytest.fixture
+def workspace(workspace: Workspace) -> Workspace:
+    """One that is asked by vectors: their scores compare from release to release."""
+    return params(workspace, "mode: hybrid", "mode: dense")
 
 
 def uris(found: Difference) -> dict[str, Any]:
@@ -293,6 +299,29 @@ def test_a_changed_text(workspace: Workspace, pets: Path) -> None:
     assert owls.b is not None
     assert owls.a.score > owls.b.score
     assert hit(found, "pets:/cats.txt").reasons == ("others",)
+
+
+@pytest.mark.parametrize("mode", ["bm25", "hybrid"])
+def test_the_hits_of_other_modes(workspace: Workspace, pets: Path, mode: Mode) -> None:
+    workspace.ingest(pets)
+    put(pets, "owls.txt", "Owls live in old trees.")
+    put(pets, "bats.txt", "Who will hunt at night and sleep by day? Bats.")
+    (pets / "cats.txt").unlink()
+    workspace.ingest()
+    found = workspace.diff(1, 2, QUERY, k=4, mode=mode)
+    assert found.hits is not None
+    for release, rank, side in ((1, "rank_a", "a"), (2, "rank_b", "b")):
+        hits = workspace.search(QUERY, 4, release=release, mode=mode, collapse=False).hits
+        told = {getattr(change, rank): getattr(change, side) for change in found.hits if getattr(change, rank)}
+        assert [told[place].chunk_id for place in range(1, len(hits) + 1)] == [each.chunk_id for each in hits]
+    bats, owls, cats = (hit(found, f"pets:/{name}.txt") for name in ("bats", "owls", "cats"))
+    assert (bats.move, bats.reasons) == ("in", ("added",))
+    assert owls.reasons == ("text",)
+    assert (cats.move, cats.reasons) == ("out", ("removed",))
+    for change in found.hits:
+        assert change.reasons or change.move == "same"
+        if change.hit.uri not in (bats.hit.uri, owls.hit.uri, cats.hit.uri):
+            assert change.reasons in ((), ("others",))
 
 
 def test_an_edit_that_is_not_what_moved_the_hit(workspace: Workspace, pets: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ragops.cli.options import JsonOption, WorkspaceOption, print_json, table
+from ragops.cli.search import ModeOption, parse_filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ def command(
         list[str] | None,
         typer.Option("-f", "--filter", help="For the query: field=value, or JSON. Again for more; all must hold."),
     ] = None,
+    mode: ModeOption = None,
     exact: Annotated[bool, typer.Option("--exact", help="For the query: compare with every vector.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", min=0, help="How many documents to list, and chunks of each; --json has all.")
@@ -42,14 +44,13 @@ def command(
       ragops releases diff 41 42 --query "how long are invoices kept?"
       ragops releases diff 41 --json
     """
-    from ragops.cli.search import parse_filter
     from ragops.errors import UsageError
     from ragops.workspace import Workspace
 
-    if query is None and (k is not None or filter or exact):
-        raise UsageError("-k, --filter and --exact are for a query", 'Add one: --query "your question"')
+    if query is None and (k is not None or filter or exact or mode):
+        raise UsageError("-k, --mode, --filter and --exact are for a query", 'Add one: --query "your question"')
     with Workspace.open(workspace) as found:
-        difference = found.diff(a, b, query, k=k, filter=parse_filter(filter or []), exact=exact)
+        difference = found.diff(a, b, query, k=k, mode=mode, filter=parse_filter(filter or []), exact=exact)  # type: ignore[arg-type]
     if json:
         print_json(difference.as_dict())
         return
@@ -110,7 +111,7 @@ def _print_hits(hits: Sequence[HitChange]) -> None:
 
 
 def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"
+    return "-" if score is None else f"{score:.{3 if abs(score) >= 0.1 else 4}f}"  # sums of ranks are small
 
 
 def _why(change: HitChange) -> str:

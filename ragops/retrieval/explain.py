@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ragops.retrieval.query import MAX_K, Hit, Query, hit
 from ragops.retrieval.search import search
-from ragops.types import Embedder, Filter, Reader, Release
+from ragops.types import Embedder, Filter, Mode, Reader, Release
 
 Move: TypeAlias = Literal["in", "out", "up", "down", "same"]
 Reason: TypeAlias = Literal[
@@ -87,21 +87,23 @@ def explain(
     *,
     k: int = 10,
     filter: Filter | None = None,
+    mode: Mode = "dense",
     exact: bool = False,
     moved: Mapping[str, str] | None = None,
 ) -> tuple[HitChange, ...]:
-    """The hits of a query by vectors in two releases side by side: those of B by rank, then those that only A has.
+    """The hits of a query in two releases side by side: those of B by rank, then those that only A has.
 
     `moved` maps the uris of moved documents from A to B. Two hits are one where the chunk is the same (by id, or in a
     moved document by its words), else where one chunk replaced the other at the same place of the document.
 
     Reasons, the decisive one first: `filter` and `index` hide what is there. Then what happened to the passage itself:
     `removed` or `added`, `moved`, `chunking` (its words are still there), `text`, `metadata`. Then `model`. `others`
-    stands alone where the passage is as it was, and first where its old score would have brought it to its new rank
-    (not where another chunker cut all passages anew); it is not said across models, whose scores do not compare. A hit
-    of the same rank has reasons only if the passage itself changed. Raises UsageError, SpaceMismatch, StoreError.
+    stands alone where the passage is as it was, and in the mode dense first where its old score would have brought it to
+    its new rank (not where another chunker cut all passages anew, nor across models: such scores do not compare, and those
+    of other modes depend on all that a release holds). A hit of the same rank has reasons only if the passage itself
+    changed. Raises UsageError, SpaceMismatch, StoreError.
     """
-    asked = Query(query, k, "dense", filter, exact=exact, collapse=False)
+    asked = Query(query, k, mode, filter, exact=exact, collapse=False)
     old = search(reader_a, encoder_a, asked).hits
     new = search(reader_b, encoder_b, asked).hits
     places = {found.chunk_id: j for j, found in enumerate(new)}
@@ -123,7 +125,7 @@ def explain(
     deep = replace(asked, k=depth, exact=True)
     deep_a = () if still else search(reader_a, encoder_a, deep).hits
     deep_b = () if still else search(reader_b, encoder_b, deep).hits
-    same_space = reader_a.release.space.fingerprint == reader_b.release.space.fingerprint
+    same_space = mode == "bm25" or reader_a.release.space.fingerprint == reader_b.release.space.fingerprint
     recut = chunker_changed(reader_a.release, reader_b.release)
     taken_a, taken_b = {old[i].chunk_id for i in joined}, {new[j].chunk_id for j in joined.values()}
 
@@ -147,7 +149,9 @@ def explain(
             reasons = [*hidden, *itself, "model"]
         elif hidden:
             reasons = [*hidden, *itself]
-        elif not itself or (not recut and _anyway(seen_a, b, rank_b if j is not None else None, deep_b, k)):
+        elif not itself or (
+            mode == "dense" and not recut and _anyway(seen_a, b, rank_b if j is not None else None, deep_b, k)
+        ):
             reasons = ["others", *itself]
         else:
             reasons = itself
