@@ -110,13 +110,13 @@ def load(file: Path) -> Evaluation:
 _MAKE = "Make one: ragops eval run --queries FILE --qrels FILE"
 
 
-def kept(folder: Path) -> list[Evaluation]:
-    """Those in a folder that can be read, oldest first."""
+def kept(folder: Path, beginning: str = "") -> list[Evaluation]:
+    """Those in a folder that can be read, or whose ids begin so, oldest first."""
     found = []
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for file in sorted(folder.glob(f"{beginning}*.json")) if folder.is_dir() else []:
         try:
             found.append(load(file))
-        except (UsageError, SchemaError):
+        except (UsageError, SchemaError):  # who names it is told
             continue
     return sorted(found, key=lambda evaluation: (evaluation.created, evaluation.id))
 
@@ -126,8 +126,7 @@ def pair(folder: Path, a: str, b: str) -> tuple[Evaluation, Evaluation]:
 
     Of a release the newest is taken that has the other's questions and mode. Raises UsageError.
     """
-    everything = kept(folder) if not (_is_file(a) and _is_file(b)) else []
-    left, right = _named(folder, everything, a), _named(folder, everything, b)
+    left, right = _named(folder, a), _named(folder, b)
     pairs = [(one, other) for one in left for other in right if _alike(one, other)]
     if pairs:
         return max(pairs, key=lambda both: (_same_mode(*both), both[0].created, both[1].created))
@@ -143,24 +142,25 @@ def _is_file(name: str) -> bool:
     return "/" in name or name.endswith(".json")
 
 
-def _named(folder: Path, everything: Sequence[Evaluation], name: str) -> list[Evaluation]:
+def _named(folder: Path, name: str) -> list[Evaluation]:
     if _is_file(name):
         return [load(Path(name))]
-    number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else None
-    of_release = [each for each in everything if number is not None and each.release == number]
-    long = len(name) >= SHORTEST  # a shorter one might be meant as a release
-    found = of_release or [each for each in everything if long and each.id.startswith(name.lower())]
-    if of_release or len(found) == 1:
+    if re.fullmatch(r"[0-9]{1,9}", name):
+        of_release = [each for each in kept(folder) if each.release == int(name)]
+        if of_release:
+            return of_release
+        if len(name) < SHORTEST:
+            raise UsageError(
+                f"release {name} has no evaluation in {folder}",
+                f"Make one: ragops eval run --queries FILE --qrels FILE --release {name}",
+            )
+    found = kept(folder, name.lower()) if re.fullmatch(f"[0-9A-Fa-f]{{{SHORTEST},}}", name) else []
+    if len(found) == 1:
         return found
-    if number is not None and not found:
-        raise UsageError(
-            f"release {name} has no evaluation in {folder}",
-            f"Make one: ragops eval run --queries FILE --qrels FILE --release {name}",
-        )
-    known = ", ".join(each.id for each in everything[-5:]) or "none"
+    known = ", ".join(each.id for each in kept(folder)[-5:]) or "none"
     raise UsageError(
-        f"{len(found) or 'no'} evaluation{'s' if len(found) != 1 else ''} with the id {name!r} in {folder}",
-        f"The newest: {known}. Or give the number of a release, or a file.",
+        f"{len(found) or 'no'} evaluations with the id {name!r} in {folder}",
+        f"The newest: {known}. Or give {SHORTEST} characters at least, the number of a release, or a file.",
     )
 
 
