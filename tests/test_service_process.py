@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.server
 import json
@@ -21,7 +22,7 @@ import pytest
 
 from ragops.errors import UsageError
 from ragops.keys import Keys
-from ragops.service.run import serve
+from ragops.service.run import listen, serve
 from ragops.workspace import Workspace
 from tests.conftest import Result, copy, use_model, write_corpus
 from tests.served import Served, key, served, settings
@@ -449,3 +450,24 @@ def test_traces_without_the_extra_are_a_warning(root: Path, headers: dict[str, s
         assert client.post("/v1/search", json=ASK).status_code == 200
         assert service.stop() == 0
     assert any("pip install 'ragops[otel]'" in line for line in service.errors)
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """With Nagle's algorithm the second part of an answer waits 40 ms, until the client's system confirms the first."""
+
+    async def nodelay() -> int:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[Any] = loop.create_future()
+
+        class Accepted(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.set_result(transport.get_extra_info("socket"))
+
+        listener = listen("127.0.0.1", 0)
+        server = await loop.create_server(Accepted, sock=listener)
+        with socket.create_connection(listener.getsockname()):
+            option = (await made).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        server.close()
+        return int(option)
+
+    assert asyncio.run(nodelay())

@@ -82,7 +82,7 @@ def serve(
         )
     _check_keys(workspace, auth=auth, host=host)
     _check_limits(limits)
-    listener = _listen(host, port)
+    listener = listen(host, port)
     make = Make(workspace.root, auth, MOST if together is None else together, os.getpid() if workers > 1 else None)
     configured = uvicorn.Config(
         make, factory=True, http=protocol.Impatient, ws="none", lifespan="on", log_config=LOGGING, access_log=False,
@@ -135,7 +135,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio switches Nagle's algorithm off only where the protocol is told: else each answer waits 40 ms for an ACK
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
