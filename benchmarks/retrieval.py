@@ -33,8 +33,7 @@ from ragops.evaluation import measures, statistics
 from ragops.evaluation.queries import QuerySet, read
 from ragops.evaluation.results import Evaluation
 from ragops.evaluation.run import evaluate
-from ragops.retrieval.fusion import CONSTANT, fuse
-from ragops.retrieval.search import DEPTH
+from ragops.retrieval.fusion import CONSTANT, DEPTH, fuse
 from ragops.stores.bm25 import Bm25, text_of
 from ragops.stores.edge import EdgeStore
 from ragops.types import Embedder, Mode, Place, Point, Reader, Release, Store, Tokenizer

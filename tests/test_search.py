@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from ragops import ids
 from ragops.embedders.hashed import HashEmbedder
 from ragops.errors import MissingExtra, ModelError, RagopsError, SpaceMismatch, UsageError
-from ragops.retrieval import diversity
+from ragops.retrieval import diversity, rerank
 from ragops.retrieval.context import context
 from ragops.retrieval.document import chunk, document
-from ragops.retrieval.fusion import fuse
+from ragops.retrieval.fusion import depth, fuse, paged
 from ragops.retrieval.query import MAX_K, MAX_TEXT, Query, ask
 from ragops.retrieval.scope import scope
 from ragops.retrieval.search import search, search_many
@@ -157,6 +157,24 @@ def test_fusion(dense: list[int], words: list[int]) -> None:
     assert [each.place.point_id for each in fuse({"dense": places(dense)})] == [f"{id:04d}" for id in dense]
 
 
+@given(st.permutations(range(900)), st.permutations(range(900)), st.integers(1, 900))
+@settings(max_examples=15, deadline=None)
+def test_how_deep_the_legs_are_read_decides_no_order(dense: list[int], words: list[int], wanted: int) -> None:
+    """The best `wanted` of whole lists are those of lists that are just deep enough."""
+    legs = {
+        name: [Place(f"{id:04d}", 1 - n / 1000, f"{id}") for n, id in enumerate(ids)]
+        for name, ids in (("dense", dense), ("bm25", words[:500]))
+    }
+    whole = paged(legs)
+    deep = depth(wanted, 2)
+    assert paged({name: places[:deep] for name, places in legs.items()})[:wanted] == whole[:wanted]
+    scores = [each.score for each in whole]
+    assert scores == sorted(scores, reverse=True)
+    assert whole[:100] == fuse({name: places[:100] for name, places in legs.items()})[:100]
+    assert len(whole) == 900
+    assert paged({"dense": legs["dense"]}) == fuse({"dense": legs["dense"]})
+
+
 def test_the_same_order_on_every_backend(tmp_path: Path) -> None:
     from tests.server_stores import local
 
@@ -237,6 +255,56 @@ def test_so_many_of_a_document(reader: Reader) -> None:
         assert max(counts) <= limit
     every = search(reader, MODEL, Query("is about the lantern", 30, per_document=1, collapse=False)).hits
     assert {hit.uri for hit in every} == {f"notes:/d{n}.md" for n in range(30)}  # deeper than the first candidates
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """500 passages in the long document, which all say more of lanterns than the others, and three in others."""
+    store = EdgeStore(tmp_path_factory.mktemp("many") / "store")
+    rows = [("long", f"Lantern {n}: {'lantern ' * (n % 7 + 1)} and matter {n % 37}.") for n in range(500)]
+    rows += [
+        (f"short{n}", f"In passing, a lantern is named beside glacier {n}, violins and other things.") for n in range(3)
+    ]
+    vectors = MODEL.embed([text for _, text in rows])
+    points = [
+        made(i, document, text, start=i * 100, end=i * 100 + len(text), page=None, groups=[], tenant="", meta={})
+        for i, (document, text) in enumerate(rows)
+    ]
+    store.write(
+        replace(release(1, len(points)), space=MODEL.space), base=None, delete=[],
+        add=list(zip(points, vectors, strict=True)),
+    )  # fmt: skip
+    store.publish(1)
+    with store.open() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_pages_go_on_beyond_the_first_candidates(many: Reader, mode: Any) -> None:
+    whole = search(many, MODEL, Query("lantern matter 5", 450, mode)).hits
+    for k in (20, 150):
+        pages = [search(many, MODEL, Query("lantern matter 5", k, mode, offset=o)).hits for o in range(0, 450, k)]
+        assert [hit for page in pages for hit in page][:450] == list(whole)
+
+
+def test_a_document_below_the_pool_is_found_when_one_of_each_is_wanted(many: Reader, cross_encoder: Path) -> None:
+    query = Query("lantern", 4, "bm25", per_document=1)
+    for reordered in (replace(query, diversity=0.5), replace(query, rerank=str(cross_encoder))):
+        assert len({hit.document_id for hit in search(many, MODEL, reordered).hits}) == 4
+
+
+def test_a_least_score_does_not_make_the_reranker_read_everything(
+    many: Reader, cross_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    scores = rerank.scores
+    monkeypatch.setattr(
+        rerank, "scores", lambda model, query, texts: read.append(len(texts)) or scores(model, query, texts)
+    )
+    assert not search(many, MODEL, Query("lantern", 10, rerank=str(cross_encoder), min_score=1e9)).hits
+    assert search(many, MODEL, Query("lantern", 10, rerank=str(cross_encoder), per_document=1)).hits
+    assert read[0] == 50
+    assert read[1] <= 60
 
 
 def test_neighbours(reader: Reader) -> None:
@@ -474,7 +542,7 @@ def test_the_mode_of_params(tmp_path: Path) -> None:
     Workspace.create(tmp_path / "kb")
     use_model(tmp_path / "kb")
     params = tmp_path / "kb/params.yaml"
-    params.write_text(params.read_text().replace("search:\n", "search:\n  mode: bm25\n"))
+    params.write_text(params.read_text().replace("  k: 10\n  mode: hybrid", "  k: 10\n  mode: bm25"))
     with Workspace.open(tmp_path / "kb") as workspace:
         workspace.ingest(tmp_path / "corpus")
         assert workspace.search("penguins").mode == "bm25"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ragops.types import Place
 
 #: Of reciprocal rank fusion (Cormack, Clarke, Buettcher: "Reciprocal rank fusion outperforms Condorcet and individual
 #: rank learning methods", SIGIR 2009), which proposes 60.
 CONSTANT = 60
+DEPTH = 100  # candidates of each leg that are fused first
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,29 @@ def fuse(legs: Mapping[str, Sequence[Place]], constant: int = CONSTANT) -> list[
         for place, scores, ranks in found.values()
     ]
     return sorted(fused, key=lambda each: (-each.score, each.place.point_id))
+
+
+def paged(legs: Mapping[str, Sequence[Place]]) -> list[Candidate]:
+    """By `fuse` of the best 100 of each leg, then what the best 400 add, and so on: an order that does not depend on
+    how deep the legs were read, so that pages are parts of one list.
+
+    What a window adds has half the score of the window before, and so never more than what stands before it.
+    """
+    if len(legs) == 1:
+        return fuse(legs)
+    found: dict[str, Candidate] = {}
+    end, share = DEPTH, 1.0
+    while True:
+        for each in fuse({name: places[:end] for name, places in legs.items()}):
+            found.setdefault(each.place.point_id, replace(each, score=each.score * share))
+        if all(len(places) <= end for places in legs.values()):
+            return list(found.values())
+        end, share = end * 4, share / 2
+
+
+def depth(wanted: int, legs: int) -> int:
+    """How many candidates of each of so many legs `paged` needs for an order of `wanted`, at least."""
+    found = DEPTH
+    while found < wanted:
+        found = found * 4 if legs > 1 else wanted
+    return found

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ragops.errors import SpaceMismatch, UsageError
 from ragops.retrieval import diversity, rerank
 from ragops.retrieval.document import beside, chunks_of
-from ragops.retrieval.fusion import Candidate, fuse
+from ragops.retrieval.fusion import Candidate, depth, paged
 from ragops.retrieval.query import Hit, Query, Results, hit
 from ragops.types import Embedder, Leg, Place, Reader
 
 if TYPE_CHECKING:
     from ragops.types import Vectors
 
-DEPTH = 100  # candidates of each leg, at least; deeper where more is asked for than they give
-POOL = 50  # passages that are reranked or diversified, at least
+POOL = 50  # passages that are ordered anew by a reranker or for diversity, at least
 LEGS = {"dense": ("dense",), "bm25": ("bm25",), "hybrid": ("dense", "bm25")}
 
 
@@ -68,27 +68,23 @@ class _Found:
 def _answer(reader: Reader, query: Query, vector: Sequence[float] | None) -> Results:
     wanted = query.offset + query.k
     reordered = query.rerank is not None or bool(query.diversity)
-    need = max(POOL, wanted) if reordered else wanted
-    depth = DEPTH
+    deep = depth(wanted, len(LEGS[query.mode]))
     while True:
-        depth = max(depth, need)
-        legs = _legs(reader, query, vector, depth)
-        found = list(_passages(reader, query, fuse(legs), need, vectors=bool(query.diversity)))
-        if query.rerank is not None:
-            found = _reranked(query, query.rerank, found)
-        cut = False  # everything further down scores less
-        if query.min_score is not None:
-            good = [each for each in found if round(each.score, 6) >= query.min_score]
-            cut, found = len(good) < len(found) and query.rerank is None, good
-        if query.diversity:
-            vectors = [each.vector for each in found if each.vector is not None]
-            order = diversity.order([each.score for each in found], vectors, query.diversity)
-            found = [found[place] for place in order]
-        if query.per_document is not None and reordered:
-            found = _limited(found, query.per_document)
-        if len(found) >= wanted or cut or all(len(places) < depth for places in legs.values()):
+        legs = _legs(reader, query, vector, deep)
+        found, enough = _passages(reader, query, paged(legs), max(POOL, wanted) if reordered else 0)
+        low = query.rerank is None and not _good(query, found[-1:])  # everything further down scores less
+        if enough or low or all(len(places) < deep for places in legs.values()):
             break
-        need, depth = need * (2 if reordered else 1), depth * 4  # what is collapsed, or of one document, makes room
+        deep *= 4  # what is collapsed, or of one document, makes room
+    if query.rerank is not None:
+        found = _reranked(query, query.rerank, found)
+    found = _good(query, found)
+    if query.diversity:
+        vectors = [each.vector for each in found if each.vector is not None]
+        order = diversity.order([each.score for each in found], vectors, query.diversity)
+        found = [found[place] for place in order]
+    if query.per_document is not None and reordered:
+        found = _limited(found, query.per_document)
     hits = [
         hit(each.score, each.payload, scores=each.scores, ranks=dict(each.candidate.ranks), also=each.also)
         for each in found[query.offset : wanted]
@@ -98,6 +94,11 @@ def _answer(reader: Reader, query: Query, vector: Sequence[float] | None) -> Res
     return Results(reader.release.number, query.text, tuple(hits), mode=query.mode)
 
 
+def _good(query: Query, found: Sequence[_Found]) -> list[_Found]:
+    least = -math.inf if query.min_score is None else query.min_score
+    return [each for each in found if round(each.score, 6) >= least]
+
+
 def _legs(reader: Reader, query: Query, vector: Sequence[float] | None, depth: int) -> dict[str, list[Place]]:
     names = LEGS[query.mode]
     legs: list[Leg] = [query.text if name == "bm25" or vector is None else vector for name in names]
@@ -105,18 +106,22 @@ def _legs(reader: Reader, query: Query, vector: Sequence[float] | None, depth: i
     return dict(zip(names, places, strict=True))
 
 
-def _passages(
-    reader: Reader, query: Query, candidates: Sequence[Candidate], need: int, *, vectors: bool
-) -> Iterator[_Found]:
-    """The first `need` of them, each text once, no more of one document than is wanted; payloads are read as needed."""
+def _passages(reader: Reader, query: Query, candidates: Sequence[Candidate], pool: int) -> tuple[list[_Found], bool]:
+    """The best of them, each text once, until as many hits as are wanted can be made of them, and whether they can.
+
+    `pool`: of what is ordered anew, so many whatever their documents; beyond it, as where there is none, no more of one
+    document than is wanted. Payloads are read as needed.
+    """
     found: dict[str, _Found] = {}
     of_document: dict[str, int] = {}
-    most = query.per_document if query.rerank is None and not query.diversity else None
-    start = 0
-    while start < len(candidates) and len(found) < need:
-        part = candidates[start : start + max(16, need - len(found))]
+    most = query.per_document or len(candidates)
+    wanted = query.offset + query.k
+    room = start = 0  # hits that what is found gives
+    enough = False
+    while start < len(candidates) and not enough:
+        part = candidates[start : start + max(16, pool - len(found), wanted - room)]
         start += len(part)
-        retrieved = reader.retrieve([each.place for each in part], vectors=vectors)
+        retrieved = reader.retrieve([each.place for each in part], vectors=bool(query.diversity))
         for candidate, (payload, vector) in zip(part, retrieved, strict=True):
             text = payload["text"] if query.collapse else candidate.place.point_id
             same = found.get(text)
@@ -125,15 +130,15 @@ def _passages(
                 if uri != same.payload["uri"] and uri not in same.also:
                     found[text] = replace(same, also=(*same.also, uri))
                 continue
-            document = payload["document_id"]
-            if most is not None and of_document.get(document, 0) >= most:
-                continue
-            if len(found) == need:
+            count = of_document.get(payload["document_id"], 0)
+            if enough or (count >= most and len(found) >= pool):
                 continue  # what says the same as a hit is still told
-            of_document[document] = of_document.get(document, 0) + 1
+            of_document[payload["document_id"]] = count + 1
+            room += count < most
             scores = {name: round(score, 6) for name, score in candidate.scores.items()}
             found[text] = _Found(candidate, candidate.score, payload, vector, scores)
-    yield from found.values()
+            enough = room >= wanted and len(found) >= pool
+    return list(found.values()), enough
 
 
 def _reranked(query: Query, model: str, found: Sequence[_Found]) -> list[_Found]:

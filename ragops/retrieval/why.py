@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from ragops.retrieval.fusion import fuse
+from ragops.retrieval.fusion import paged
 from ragops.retrieval.query import MAX_K, Hit, Query, hit
-from ragops.retrieval.search import DEPTH, LEGS, search
+from ragops.retrieval.search import LEGS, search
 from ragops.types import Embedder, Leg, Place, Reader
 
 Verdict: TypeAlias = Literal[
@@ -69,22 +69,21 @@ def why(
     last = results.hits[-1].score if results.hits else None
     place = next((n for n, found in enumerate(results.hits, query.offset + 1) if found.uri == uri), None)
     legs = _legs(reader, encoder, query)
-    near = fuse({name: places[: max(DEPTH, query.offset + query.k)] for name, places in legs.items()})  # as it is asked
-    ours = [
-        (n, each) for fused in (near, fuse(legs)) for n, each in enumerate(fused, 1) if each.place.point_id in points
-    ]
+    ours = [(n, each) for n, each in enumerate(paged(legs), 1) if each.place.point_id in points]
     if not ours:
         said = "it shares no word with the query" if query.mode == "bm25" else f"it is not among the best {MAX_K}"
         return Explanation(uri, "unfound", said, number, last=last)
     rank, candidate = ours[0]
     payload = reader.retrieve([candidate.place])[0][0]
-    best = hit(candidate.score, payload, scores=dict(candidate.scores), ranks=dict(candidate.ranks))
-    same = next((found for found in results.hits if query.collapse and found.text == best.text), None)
     told = {
-        name: {"rank": candidate.ranks[name], "score": candidate.scores[name]}
-        for name in legs
-        if name in candidate.ranks
+        name: {"rank": place_of, "score": each.score}
+        for name, places in legs.items()
+        for place_of, each in enumerate(places, 1)
+        if each.point_id == candidate.place.point_id
     }
+    scores = {name: leg["score"] for name, leg in told.items()}
+    best = hit(candidate.score, payload, scores=scores, ranks={name: int(leg["rank"]) for name, leg in told.items()})
+    same = next((found for found in results.hits if query.collapse and found.text == best.text), None)
     lacking = [name for name in legs if name not in told]
     note = f"; {' and '.join(lacking)} does not find it" if lacking else ""
     verdict: Verdict
