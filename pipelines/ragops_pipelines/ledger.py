@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from ragops.types import Entry, Metadata, Permission, Reject
 from ragops_pipelines.job import Event, Progress
+from ragops_pipelines.moves import moves
 from ragops_pipelines.scan import Changes
 from ragops_pipelines.snapshot import SEEN
 from ragops_pipelines.state import Known, State
@@ -87,7 +88,8 @@ class Ledger:
         """
         db = self.state.db
         self._record_permissions()
-        self._record_moves()
+        if self.changes.removed:  # before sources and points are
+            self.state.save_moves(moves(db, self.changes.removed))
         for column in ("raw_sha", "doc_raw_sha"):  # bytes that perhaps nothing names any more
             old = f"INSERT OR IGNORE INTO work.old_objects SELECT {column} FROM sources WHERE {column} IS NOT NULL"
             db.execute(f"{old} AND uri IN (SELECT uri FROM work.updated)")
@@ -120,38 +122,6 @@ class Ledger:
         removed = "SELECT count(*) FROM work.old WHERE point_id NOT IN (SELECT point_id FROM work.wanted)"
         added = "SELECT count(*) FROM work.wanted WHERE point_id NOT IN (SELECT point_id FROM work.old)"
         return db.execute(removed).fetchone()[0], db.execute(added).fetchone()[0]
-
-    def _record_moves(self) -> None:
-        """Documents that are gone and came under another uri, for those who know them by name: with the same bytes, or
-        with half of their chunks at least. Before the sources and points are recorded."""
-        if not self.changes.removed:
-            return
-        db = self.state.db
-        db.execute("CREATE TEMP TABLE departed (uri TEXT PRIMARY KEY, document_id TEXT, raw_sha TEXT, chunks INTEGER)")
-        db.executemany(
-            "INSERT INTO departed SELECT uri, document_id, doc_raw_sha, chunks FROM sources"
-            " WHERE uri = ? AND document_id IS NOT NULL", ((uri,) for uri in self.changes.removed),
-        )  # fmt: skip
-        came = (
-            "SELECT u.uri, u.document_id, u.doc_raw_sha, u.chunks FROM work.updated u"
-            " WHERE u.document_id IS NOT NULL AND u.uri NOT IN (SELECT uri FROM sources WHERE document_id IS NOT NULL)"
-        )
-        same = db.execute(
-            f"SELECT l.uri, c.uri, 1.0 FROM departed l JOIN ({came}) c ON c.doc_raw_sha = l.raw_sha"
-            " ORDER BY l.uri, c.uri"
-        ).fetchall()
-        alike = db.execute(
-            "SELECT l.uri, c.uri, count(DISTINCT w.nth) * 1.0 / max(l.chunks, c.chunks) AS share FROM departed l"
-            " JOIN points p ON p.document_id = l.document_id JOIN work.wanted w ON w.vector_key = p.vector_key"
-            f" JOIN ({came}) c ON c.document_id = w.document_id GROUP BY l.uri, c.uri HAVING share >= 0.5"
-            " ORDER BY share DESC, l.uri, c.uri"
-        ).fetchall()
-        db.execute("DROP TABLE departed")
-        moves: dict[str, str] = {}
-        for old, new, _ in (*same, *alike):
-            if old not in moves and new not in moves.values():
-                moves[old] = new
-        self.state.save_moves(sorted(moves.items()))
 
     def _record_permissions(self) -> None:
         """Before the sources are: only what was there before, perhaps in an older release, can have changed."""
