@@ -485,15 +485,18 @@ def test_without_ir_measures(ingested: Workspace, tmp_path: Path, monkeypatch: p
 
 def test_rows_by_their_own_ids(workspace: Workspace, tmp_path: Path) -> None:
     rows = [("a 1", "Penguins swim well."), ("b/2%", "The harbour opens at nine."), ("3", "Invoices are kept.")]
-    text = "".join(json.dumps({"_id": key, "text": value}) + "\n" for key, value in rows)
+    text = "".join(json.dumps({"_id": key, "text": value, "words": len(value.split())}) + "\n" for key, value in rows)
     (tmp_path / "rows.jsonl").write_text(text)
     workspace.ingest(tmp_path / "rows.jsonl")
     judged = "query-id\tcorpus-id\tscore\n" + "".join(f"{n}\t{key}\t1\n" for n, (key, _) in enumerate(rows))
     found = workspace.evaluate(
-        jsonl(tmp_path, {str(n): value for n, (_, value) in enumerate(rows)}), qrels(tmp_path, judged), mode="bm25"
-    )
+        jsonl(tmp_path, {str(n): value for n, (_, value) in enumerate(rows)}), qrels(tmp_path, judged), mode="bm25",
+        slices=["meta.words", "meta.nothing"],
+    )  # fmt: skip
     assert found.metrics["MRR@10"] == 1.0
     assert found.warnings == ()
+    assert {value: each["queries"] for value, each in found.slices["meta.words"].items()} == {"3": 2, "5": 1}
+    assert set(found.slices["meta.nothing"]) == {run.NO_VALUE}
 
 
 def test_judgements_survive_moves(ingested: Workspace, tmp_path: Path) -> None:
@@ -528,6 +531,25 @@ def test_judgements_survive_moves(ingested: Workspace, tmp_path: Path) -> None:
     new = qrels(tmp_path, BEIR.replace("notes.txt", "archive/birds.txt"), "new.tsv")
     assert ingested.evaluate(files[0], new, mode="bm25").metrics == before.metrics
     assert ingested.evaluate(files[0], new, mode="bm25", release=1).metrics == before.metrics
+
+
+def test_near_copies_move_side_by_side(workspace: Workspace, tmp_path: Path) -> None:
+    """A folder with a near copy of each page in three versions is renamed, and its pages are edited on the way."""
+    corpus = tmp_path / "corpus"
+
+    def page(version: str, name: int, line: str = "") -> str:
+        parts = (f"## Part {n}\n\n" + f"Page {name} tells of part {n} at length. " * 12 for n in range(6))
+        return f"# Page {name}\n\n" + "\n\n".join(parts) + f"\n\n## Version\n\nOf {version}. {line}\n"
+
+    write_corpus(corpus, {f"old/{v}/{n}.md": page(v, n) for v in "abc" for n in range(3)})
+    workspace.ingest(corpus)
+    for file in sorted(corpus.rglob("*.md")):
+        file.unlink()
+    write_corpus(corpus, {f"new/{v}/{n}.md": page(v, n, "Edited.") for v in "abc" for n in range(3)})
+    workspace.ingest(allow_deletes=True)
+    with workspace.state() as state:
+        moves = {old: new for _, old, new in state.moves()}
+    assert moves == {f"corpus:/old/{v}/{n}.md": f"corpus:/new/{v}/{n}.md" for v in "abc" for n in range(3)}
 
 
 def test_a_deleted_document_and_a_new_one_are_no_move(ingested: Workspace, tmp_path: Path) -> None:

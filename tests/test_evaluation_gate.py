@@ -211,6 +211,25 @@ def test_documents_that_are_all_gone(gated: Workspace, tmp_path: Path) -> None:
     assert "none of the 8 documents that are expected is in release 2" in summary.gate["reason"]
 
 
+def test_a_backup_holds_evaluations_and_overrides(gated: Workspace, tmp_path: Path) -> None:
+    worse(tmp_path / "corpus", *WORDS[:6])
+    gated.ingest()
+    gated.publish(2, override_gate="they were wrong")
+    gated.backup(tmp_path / "backup.tar")
+    Workspace.restore(tmp_path / "backup.tar", tmp_path / "again")
+    for name in (
+        "log/overrides.jsonl",
+        *(f"evaluations/{file.name}" for file in (gated.local / "evaluations").iterdir()),
+    ):
+        assert (tmp_path / "again/.ragops" / name).read_bytes() == (gated.local / name).read_bytes()
+    with Workspace.open(tmp_path / "again") as again:
+        assert again.compare(1, 2).verdict == "fail"
+        status = again.status()
+    assert (status["release"]["number"], status["gate"]["release"], status["gate"]["verdict"]) == (2, 2, "fail")
+    Workspace.restore(tmp_path / "backup.tar", tmp_path / "again", replace=True)
+    assert (tmp_path / "again/.ragops/log/overrides.jsonl").is_file()
+
+
 def test_a_damaged_live_release_stands_in_nobodys_way(gated: Workspace, tmp_path: Path) -> None:
     folder = gated.local / "store/main/releases/00000001/shard"
     shutil.rmtree(folder)
