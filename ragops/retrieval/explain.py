@@ -98,10 +98,10 @@ def explain(
 
     Reasons, the decisive one first: `filter` and `index` hide what is there. Then what happened to the passage itself:
     `removed` or `added`, `moved`, `chunking` (its words are still there), `text`, `metadata`. Then `model`. `others`
-    stands alone where the passage is as it was, and in the mode dense first where its old score would have brought it
-    to its new rank: not where another chunker cut all passages anew, nor across models, whose scores do not compare, and
-    not so of other modes, whose scores depend on all that a release holds. A hit of the same rank has reasons only if
-    the passage itself changed. Raises UsageError, SpaceMismatch, StoreError.
+    stands alone where the passage is as it was. In the mode dense it also stands first where the passage's old score
+    would have brought it to its new rank (not where another chunker cut all passages anew, nor across models, whose
+    scores do not compare; those of other modes depend on all that a release holds). A hit of the same rank has reasons
+    only if the passage itself changed. Raises UsageError, SpaceMismatch, StoreError.
     """
     asked = Query(query, k, mode, filter, exact=exact, collapse=False)
     old = search(reader_a, encoder_a, asked).hits
