@@ -141,6 +141,13 @@ def test_what_keeps_it_from_starting(
     assert "Redis server does not answer" in refused()
 
 
+def test_a_missing_extra_is_named(root: Path, tmp_path: Path, ragops: Callable[..., Result]) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fastapi'] = None\n")
+    done = ragops("serve", "-w", root, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "the service needs fastapi\npip install 'ragops[serve]'" in done.stderr
+
+
 def test_keys_of_the_command_line(root: Path, ragops: Callable[..., Result]) -> None:
     def keys(*arguments: object) -> Any:
         done = ragops("keys", *arguments, "-w", root, "--json")
