@@ -117,6 +117,8 @@ class Retriever:
         """Several queries, answered by one release; their texts are embedded together."""
         from ragops.retrieval.search import search_many
 
+        if isinstance(queries, (str, Query)):
+            raise UsageError("search_many takes a list of queries, not one", "Ask one with search(query).")
         asked = [self._asked(query, k, options) for query in queries]
         with self.reading() as (reader, encoder):
             needed = any(query.mode != "bm25" for query in asked)
@@ -182,18 +184,22 @@ class Retriever:
     @contextmanager
     def reading(self) -> Iterator[tuple[Reader, Callable[[], Embedder]]]:
         """The release that answers now, kept open until the end, and its query encoder."""
-        if self._closed:
-            raise StoreError("This retriever was closed.", "Open it again: Retriever.open(...).")
         process = os.getpid()
         here = self._by_process.get(process)
         if here is None:  # what a parent opened stays as it is: to give it back would end the parent's
             mine = _Open(self._store, self._encoder, self._release, self._refresh)
             here = self._by_process.setdefault(process, mine)
+        if self._closed:  # looked at last: what a thread opens that `close` overtakes would stay open
+            raise _was_closed()
         opened = here.take()
         try:
             yield opened.reader, lambda: here.encoder(opened.reader.release)
         finally:
             here.give(opened)
+
+
+def _was_closed() -> StoreError:
+    return StoreError("This retriever was closed.", "Open it again: Retriever.open(...).")
 
 
 @dataclass(slots=True)
@@ -222,6 +228,7 @@ class _Open:
         self._store: Store | None = None
         self._now: _Opened | None = None
         self._looked = 0.0
+        self._closed = False
         self._encoders: dict[str, Embedder] = {}
 
     def take(self) -> _Opened:
@@ -241,7 +248,8 @@ class _Open:
             finally:
                 self._opening.release()
         with self._lock:
-            assert self._now is not None
+            if self._now is None:
+                raise _was_closed()
             self._now.users += 1
             return self._now
 
@@ -249,25 +257,34 @@ class _Open:
         """Open the live release, unless it is the one that is open. The old one ends with its last query."""
         if self._store is None:
             self._store = self._make_store()
+        now = self._now
         try:
             wanted = find(self._store, self._release) if self._release is not None else self._store.live()
         except StoreError:
-            if self._now is None:
+            if now is None:
                 raise
-            wanted = self._now.reader.release  # what is open is sound, whatever became of the pointer
+            wanted = now.reader.release  # what is open is sound, whatever became of the pointer
+        if wanted is None and now is not None:
+            raise StoreError(
+                "the knowledge base has no live release any more",
+                "If its workspace was moved, open it at its new place; if it was removed, restore it.",
+            )
         if wanted is None:
             raise UsageError("the knowledge base has no release yet", "Make one: ragops ingest")
         opened = None
-        if self._now is None or self._now.reader.release != wanted:
-            opened = _Opened(self._store.open(wanted.number))
+        if now is None or now.reader.release != wanted:
+            opened = _Opened(self._store.open(self._release))  # without a number: it may be live no more, and pruned
         with self._lock:
             self._looked = time.monotonic()
             if opened is None:
                 return
-            old, self._now = self._now, opened
-            idle = old is not None and old.users == 0
-        if old is not None and idle:
-            old.reader.close()
+            if self._closed:
+                spare: _Opened | None = opened
+            else:
+                spare, self._now = self._now, opened
+            idle = spare is not None and spare.users == 0
+        if spare is not None and idle:
+            spare.reader.close()
 
     def give(self, opened: _Opened) -> None:
         with self._lock:
@@ -288,6 +305,7 @@ class _Open:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             old, self._now = self._now, None
             idle = old is not None and old.users == 0
         if old is not None and idle:

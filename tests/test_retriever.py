@@ -256,3 +256,63 @@ def test_closing_lets_running_queries_end(tmp_path: Path) -> None:
         assert reader.count() == 5
     with pytest.raises(StoreError, match="closed"):
         reader.count()
+
+
+def test_closing_while_another_thread_opens(tmp_path: Path) -> None:
+    """What is being opened is given back: the release can be removed at once."""
+    seal(EdgeStore(tmp_path), 1)
+
+    def store() -> Store:
+        retriever.close()  # as if by another thread, just now
+        return EdgeStore(tmp_path)
+
+    retriever = Retriever(store, lambda kept: MODEL)
+    with pytest.raises(StoreError, match="closed"):
+        retriever.search("harbour")
+    seal(EdgeStore(tmp_path), 2)
+    EdgeStore(tmp_path).remove(1, timeout=0.0)
+
+
+class Overtaken(EdgeStore):
+    """Another release is published, and the old one pruned, just after the live one was looked up."""
+
+    def live(self) -> Release | None:
+        found = super().live()
+        if found is not None and found.number == 1:
+            seal(EdgeStore(self.root), 2, keep=0)
+        return found
+
+
+def test_a_release_that_goes_while_it_is_opened(tmp_path: Path) -> None:
+    seal(EdgeStore(tmp_path), 1)
+    with Retriever(lambda: Overtaken(tmp_path), lambda kept: MODEL) as retriever:
+        assert retriever.search("harbour").release == 2
+
+
+def test_nothing_is_told_where_the_store_is_gone(tmp_path: Path) -> None:
+    """Its files read well as long as they are open; permissions that were changed at the new place are not known."""
+    seal(EdgeStore(tmp_path / "here"), 1)
+    with over_store(tmp_path / "here") as live, over_store(tmp_path / "here", release=1) as pinned:
+        for retriever in (live, pinned):
+            assert retriever.search("harbour").hits
+        (tmp_path / "here").rename(tmp_path / "there")
+        for retriever in (live, pinned):
+            with pytest.raises(StoreError, match="moved"):
+                retriever.search("harbour")
+            with pytest.raises(StoreError, match="moved"):
+                retriever.document("notes:/d.md")
+        (tmp_path / "there").rename(tmp_path / "here")
+        for retriever in (live, pinned):
+            assert retriever.search("harbour").hits
+
+
+@pytest.mark.parametrize("groups", ["sales", b"sales", 5, [5], [["sales"]]])
+def test_groups_are_a_list(tmp_path: Path, groups: Any) -> None:
+    Workspace.create(tmp_path)
+    with pytest.raises(UsageError, match="list of names"):
+        Retriever.open(tmp_path, groups=groups)
+
+
+def test_one_query_is_no_list_of_letters(tmp_path: Path) -> None:
+    with over_store(tmp_path) as retriever, pytest.raises(UsageError, match="list of queries"):
+        retriever.search_many("harbour")

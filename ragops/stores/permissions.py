@@ -179,6 +179,11 @@ def _stat(path: Path) -> _Stamp | None:
     try:
         return _stamp(os.stat(path))
     except FileNotFoundError:
+        if not path.parent.is_dir():  # the files that are open still read well, but who knows what was changed since
+            raise StoreError(
+                f"{path.parent} is there no more, so today's permissions are not known",
+                "If its workspace was moved, open it at its new place; if it was removed, restore it.",
+            ) from None
         return None
     except OSError as error:
         raise _unreadable(path, error) from error
