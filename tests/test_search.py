@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ragops import ids
 from ragops.embedders.hashed import HashEmbedder
 from ragops.errors import MissingExtra, ModelError, RagopsError, SpaceMismatch, UsageError
-from ragops.retrieval import diversity, rerank
+from ragops.retrieval import diversity, recall, rerank
 from ragops.retrieval.context import context
 from ragops.retrieval.document import chunk, document
 from ragops.retrieval.fusion import depth, fuse, paged
@@ -107,6 +107,8 @@ def uris(reader: Reader, text: str, **options: Any) -> list[str]:
         ({"min_score": "0.5"}, "min_score"),
         ({"diversity": 1.1}, "diversity"),
         ({"rerank": " "}, "rerank"),
+        ({"exact": "no"}, "True or False"),
+        ({"collapse": 0}, "True or False"),
     ],
 )
 def test_a_query_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
@@ -494,6 +496,24 @@ def test_why(reader: Reader) -> None:
     rejected = {"uri": "notes:/x.pdf", "stage": "parse", "code": "encrypted", "reason": "locked", "hint": "unlock it"}
     told = why(reader, MODEL, Query(text), "notes:/x.pdf", [rejected])
     assert (told.verdict, "encrypted" in told.said, "unlock it" in told.said) == ("missing", True, True)
+
+
+# ---------------------------------------------------------------- recall
+def test_recall_of_nothing_is_not_perfect(reader: Reader, tmp_path: Path) -> None:
+    vectors = recall.sample(reader, 3)
+    assert len(vectors) == 3
+    assert recall.measure(reader, vectors, 5).mean == 1.0
+    with pytest.raises(UsageError, match="nothing to measure"):
+        recall.measure(reader, vectors, 5, {"meta.n": 99})
+    with pytest.raises(UsageError, match="count is 0"):
+        recall.sample(reader, 0)
+    store = EdgeStore(tmp_path)
+    store.write(replace(release(1, 0), space=MODEL.space), base=None, delete=[], add=[])
+    store.publish(1)
+    with store.open() as empty:
+        assert recall.sample(empty, 5) == []
+        with pytest.raises(UsageError, match="nothing to measure"):
+            recall.measure(empty, vectors, 5)
 
 
 # ---------------------------------------------------------------- the command line

@@ -63,6 +63,9 @@ class Query:
             _number("min_score", self.min_score, -math.inf, math.inf)
         if self.diversity is not None:
             _number("diversity", self.diversity, 0.0, 1.0)
+        for name, value in (("exact", self.exact), ("collapse", self.collapse)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name} is {value!r}; it takes True or False")
         if self.rerank is not None and (not isinstance(self.rerank, str) or not self.rerank.strip()):
             raise UsageError("rerank takes the name or the folder of a cross-encoder")
 

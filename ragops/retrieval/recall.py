@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ragops.errors import UsageError
 from ragops.types import Filter, Reader
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ def measure(
     filter: Filter | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Recall:
-    """Recall at `k` of the release's index for these queries, float32 (dim,) each. A tie at the cut counts as found."""
+    """Recall at `k` of the release's index for these queries, float32 (dim,) each. A tie at the cut counts as found.
+
+    Raises UsageError where there is nothing to find, as that would be all found.
+    """
+    if not reader.count(filter):
+        passes = " that passes the filter" if filter else ""
+        raise UsageError(f"release {reader.release.number} has no passage{passes}, so there is nothing to measure")
     shares: list[float] = []
     seconds: tuple[list[float], list[float]] = ([], [])
     for n, vector in enumerate(vectors):
@@ -72,7 +79,9 @@ def measure(
 
 def sample(reader: Reader, count: int) -> list[Vectors]:
     """Vectors to ask with where no queries are at hand: of `count` passages, each turned a little towards another, as
-    a passage itself is an easier query than any question."""
+    a passage itself is an easier query than any question. None of an empty release. Raises UsageError."""
+    if count < 1:
+        raise UsageError(f"count is {count}; it takes a number of queries from 1")
     import numpy as np
 
     chance = random.Random(SEED)  # noqa: S311
@@ -84,5 +93,5 @@ def sample(reader: Reader, count: int) -> list[Vectors]:
             kept[place] = vector
     chance.shuffle(kept)
     half = (len(kept) + 1) // 2
-    mixed = [0.8 * one + 0.2 * other for one, other in zip(kept[:half], [*kept[half:], kept[0]], strict=False)]
+    mixed = [0.8 * one + 0.2 * other for one, other in zip(kept[:half], [*kept[half:], *kept[:1]], strict=False)]
     return [np.asarray(each / np.linalg.norm(each), dtype=np.float32) for each in mixed if np.linalg.norm(each) > 0]
