@@ -606,8 +606,11 @@ class Workspace:
         if target.is_dir() or (target.exists() and not replace):
             raise UsageError(f"{target} exists already", "Choose another name, or replace it: --replace")
         made = synthetic.make(self.reader(release), size, seed)
-        durable.make_folder(target.parent)
-        durable.write_atomic(target, synthetic.text(made).encode())
+        try:
+            durable.make_folder(target.parent)
+            durable.write_atomic(target, synthetic.text(made).encode())
+        except OSError as error:
+            raise UsageError(f"{target}: cannot be written: {error.strerror}", "Choose another place: -o FILE") from error
         return len(made)
 
     def _query_set(self, queries: str, qrels: str | None) -> QuerySet:
@@ -635,7 +638,10 @@ class Workspace:
             uris=(row.uri for row in self.store.point_rows(release.number)), moves=state.moves(), mode=mode,
             rerank=rerank, exact=exact, cutoffs=cutoffs, slices=slices, tell=tell,
         )  # fmt: skip
-        results.save(self.local / results.FOLDER, found)
+        try:
+            results.save(self.local / results.FOLDER, found)
+        except OSError as error:
+            raise _environment(error, self.root) from error
         return found
 
     def _gate(self, state: State) -> Gate | None:
