@@ -125,6 +125,14 @@ def test_malformed_questions(tmp_path: Path, name: str, text: bytes, says: str) 
     assert says in str(error.value)
 
 
+def test_no_file(tmp_path: Path) -> None:
+    for file, says in ((tmp_path, "is a folder"), (tmp_path / "none.yaml", "no such file")):
+        with pytest.raises(UsageError, match=says):
+            queries.read(file)
+    with pytest.raises(UsageError, match="no such file"):
+        queries.read(jsonl(tmp_path), tmp_path / "none.tsv")
+
+
 def test_what_is_counted_and_told(tmp_path: Path) -> None:
     text = BEIR.replace("3\tdata.csv\t1\n", "") + "1\tnotes.txt\t1\n77\tx\t1\n77\ty\t1\n"
     found = queries.read(jsonl(tmp_path), qrels(tmp_path, text))

@@ -183,7 +183,7 @@ def test_a_rollback_comes_before_the_gate(gated: Workspace, tmp_path: Path) -> N
     [
         ("questions: []\n", "holds no question"),
         ("questions:\n  - text: a\n", "questions.yaml:2"),
-        (None, "cannot be read"),
+        (None, "no such file"),
     ],
 )
 def test_a_broken_query_set_stops_an_ingest_before_it_begins(

@@ -72,6 +72,10 @@ def read(queries: Path, qrels: Path | None = None) -> QuerySet:
     """A query set: `queries` as YAML with its expectations, or as JSONL or TSV with judgements in `qrels`.
 
     Raises UsageError, which names file, line and field."""
+    for file in (queries, *([qrels] if qrels else [])):
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "no such file"
+            raise UsageError(f"{file}: {what}; a query set is a file", "Check the path.")
     if queries.suffix.lower() in YAML:
         if qrels is not None:
             raise UsageError(
