@@ -610,7 +610,8 @@ class Workspace:
             durable.make_folder(target.parent)
             durable.write_atomic(target, synthetic.text(made).encode())
         except OSError as error:
-            raise UsageError(f"{target}: cannot be written: {error.strerror}", "Choose another place: -o FILE") from error
+            said = f"{target}: cannot be written: {error.strerror}"
+            raise UsageError(said, "Choose another place: -o FILE") from error
         return len(made)
 
     def _query_set(self, queries: str, qrels: str | None) -> QuerySet:

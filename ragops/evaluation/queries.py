@@ -73,7 +73,7 @@ def read(queries: Path, qrels: Path | None = None) -> QuerySet:
 
     Raises UsageError, which names file, line and field."""
     for file in (queries, *([qrels] if qrels else [])):
-        if not file.is_file():
+        if file.is_dir() or not file.exists():
             what = "is a folder" if file.is_dir() else "no such file"
             raise UsageError(f"{file}: {what}; a query set is a file", "Check the path.")
     if queries.suffix.lower() in YAML:
