@@ -487,14 +487,32 @@ class Workspace:
         return replace(results, release=release, revision=rev) if rev is not None else results
 
     def why(self, query: str | Query, uri: str, k: int | None = None, *, release: int | None = None) -> Explanation:
-        """Why a document is a hit of a query, a low one, or none. Raises UsageError, StoreError."""
+        """Why a document is a hit of a query, a low one, or none. It is named by its uri, by its path in the source, by
+        the id of its row, or by what it was called before it moved. Raises UsageError, StoreError."""
         from ragops.retrieval.query import ask
         from ragops.retrieval.why import why
 
         settings = self.settings.search
         asked = ask(query, k, {}, {"mode": settings.mode, "rerank": settings.rerank}, settings.k)
-        reader = self.reader(release)
-        return why(reader, None if asked.mode == "bm25" else self.encoder(reader.release), asked, uri, self.rejects())
+        reader, rejects = self.reader(release), self.rejects()
+        meant, note = uri, ""
+        if not reader.count({"uri": uri}) and all(row["uri"] != uri for row in rejects):
+            meant, note = self._named(uri, reader.release.number, rejects)
+        found = why(reader, None if asked.mode == "bm25" else self.encoder(reader.release), asked, meant, rejects)
+        return replace(found, said=note + found.said)
+
+    def _named(self, name: str, release: int, rejects: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """The uri of the document that a name means, or the name; and what is to be told of a name of old."""
+        from itertools import chain
+
+        from ragops.evaluation import documents
+
+        with self.state() as state:
+            moves = [documents.Move(*move) for move in state.moves()]
+        uris = chain((row.uri for row in self.store.point_rows(release)), (row["uri"] for row in rejects))
+        found = documents.find([name], uris, moves)
+        note = f"it was {name}, or is so in other releases; " if name in found.moved else ""
+        return found.uris.get(name, name), note
 
     def recall(
         self, queries: str | os.PathLike[str] | None = None, *, count: int = 200, k: int = 10,

@@ -480,6 +480,7 @@ def test_why(reader: Reader) -> None:
     assert verdict("notes:/d11.md", scope=scope("even")) == "permission"
     assert verdict(best.uri, filter={"meta.n": 99}) == "filter"
     assert verdict(best.uri, k=3, mode="dense", min_score=0.999) == "min_score"
+    assert verdict(best.uri, k=3, offset=20, mode="bm25", per_document=1) == "cut"  # on a page before
     low = next(f"notes:/d{n}.md" for n in range(30) if verdict(f"notes:/d{n}.md", k=1) == "cut")
     explained = why(reader, MODEL, Query(text, 1), low)
     assert explained.rank is not None
@@ -496,6 +497,26 @@ def test_why(reader: Reader) -> None:
     rejected = {"uri": "notes:/x.pdf", "stage": "parse", "code": "encrypted", "reason": "locked", "hint": "unlock it"}
     told = why(reader, MODEL, Query(text), "notes:/x.pdf", [rejected])
     assert (told.verdict, "encrypted" in told.said, "unlock it" in told.said) == ("missing", True, True)
+
+
+def test_why_knows_paths_and_names_of_old(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    write_corpus(corpus)
+    (corpus / "broken.pdf").write_bytes(b"%PDF-1.4 and nothing else")
+    Workspace.create(tmp_path / "kb")
+    use_model(tmp_path / "kb")
+    with Workspace.open(tmp_path / "kb") as workspace:
+        workspace.ingest(corpus)
+        assert workspace.why("penguins", "notes.txt").uri == "corpus:/notes.txt"
+        assert "rejected (parse" in workspace.why("penguins", "broken.pdf").said
+        assert workspace.why("penguins", "nothing.txt").said == "release 1 has no document of this uri"
+        (corpus / "notes.txt").rename(corpus / "cafe\u0301.txt")
+        workspace.ingest()
+        now = workspace.why("penguins", "corpus:/notes.txt")
+        assert (now.verdict, now.uri) == ("hit", "corpus:/caf\xe9.txt")
+        assert "corpus:/notes.txt" in now.said
+        assert workspace.why("penguins", "corpus:/cafe\u0301.txt").verdict == "hit"
+        assert workspace.why("penguins", "corpus:/caf\xe9.txt", release=1).uri == "corpus:/notes.txt"
 
 
 # ---------------------------------------------------------------- recall

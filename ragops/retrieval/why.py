@@ -55,8 +55,8 @@ def why(
     rejected = next((row for row in rejects if row["uri"] == uri), None)
     if not points:
         if rejected is not None:
-            said = f"it was rejected ({rejected['stage']}: {rejected['code']}): {rejected['reason']}"
-            return Explanation(uri, "missing", f"{said}. {rejected['hint']}".strip(), number)
+            said = f"it was rejected ({rejected['stage']}: {rejected['code']}): {rejected['reason'].rstrip('.')}."
+            return Explanation(uri, "missing", f"{said} {rejected['hint']}".strip(), number)
         return Explanation(uri, "missing", f"release {number} has no document of this uri", number)
     if query.scope and not reader.count({"uri": uri, "any": [query.scope]}):
         return Explanation(uri, "permission", "its tenant or its groups are not the asker's", number)
@@ -65,9 +65,10 @@ def why(
         if not reader.count(both):
             return Explanation(uri, "filter", "none of its passages passes the filter", number)
 
-    results = search(reader, encoder, query)
-    last = results.hits[-1].score if results.hits else None
-    place = next((n for n, found in enumerate(results.hits, query.offset + 1) if found.uri == uri), None)
+    hits = search(reader, encoder, replace(query, k=query.offset + query.k, offset=0)).hits
+    last = hits[-1].score if len(hits) > query.offset else None
+    places = [n for n, found in enumerate(hits, 1) if found.uri == uri]
+    place = next((n for n in places if n > query.offset), places[0] if places else None)
     legs = _legs(reader, encoder, query)
     ours = [(n, each) for n, each in enumerate(paged(legs), 1) if each.place.point_id in points]
     if not ours:
@@ -83,12 +84,14 @@ def why(
     }
     scores = {name: leg["score"] for name, leg in told.items()}
     best = hit(candidate.score, payload, scores=scores, ranks={name: int(leg["rank"]) for name, leg in told.items()})
-    same = next((found for found in results.hits if query.collapse and found.text == best.text), None)
+    same = next((found for found in hits if query.collapse and found.text == best.text), None)
     lacking = [name for name in legs if name not in told]
     note = f"; {' and '.join(lacking)} does not find it" if lacking else ""
     verdict: Verdict
-    if place is not None:
+    if place is not None and place > query.offset:
         verdict, said = "hit", f"it is hit {place}"
+    elif place is not None:
+        verdict, said = "cut", f"it stands at {place}, before the offset"
     elif same is not None:
         verdict, said = "collapsed", f"{same.uri} says the same and stands for it"
     elif query.min_score is not None and query.rerank is None and best.score < query.min_score:
@@ -99,8 +102,6 @@ def why(
         found.uri == uri for found in search(reader, encoder, replace(query, exact=True)).hits
     ):
         verdict, said = "index", "the approximate search passed it over; --exact finds it"
-    elif rank <= query.offset:
-        verdict, said = "cut", f"it stands at {rank}, before the offset"
     else:
         verdict, said = "cut", f"its best passage stands at {rank}; k is {query.k}"
     if rejected is not None:
