@@ -17,6 +17,7 @@ import pytest
 import typer.main
 
 from ragops import cli
+from ragops.cli.options import names
 from ragops.cli.search import parse_filter, passage
 from ragops.errors import UsageError
 from ragops.workspace import Workspace
@@ -63,12 +64,19 @@ def test_the_contract_of_search(kb: Path, ragops: Run) -> None:
         ("meta.year=2024", {"meta.year": 2024}),
         ('meta.year="2024"', {"meta.year": "2024"}),
         ("meta.draft=false", {"meta.draft": False}),
+        ("meta.country=NaN", {"meta.country": "NaN"}),
+        ("meta.id=1e999", {"meta.id": "1e999"}),
         (" uri = a=b", {"uri": " a=b"}),
         ('{"page": {"gte": 1}}', {"page": {"gte": 1}}),
     ],
 )
 def test_what_is_meant_by_a_filter(given: str, meant: object) -> None:
     assert parse_filter([given]) == meant
+
+
+def test_names_set_apart_by_commas() -> None:
+    assert names(" hr , sales,,") == ["hr", "sales"]
+    assert names("") == []
 
 
 def test_a_filter_that_is_too_deep() -> None:

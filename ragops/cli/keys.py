@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ragops.cli.options import JsonOption, WorkspaceOption, print_json, table
+from ragops.cli.options import JsonOption, WorkspaceOption, names, print_json, table
 
 if TYPE_CHECKING:
     from ragops.keys import Key, Keys
@@ -47,8 +47,8 @@ def create(
     if tenant is not None and all_tenants:
         raise UsageError("one tenant and all of them are asked at once", "Give one of --tenant and --all-tenants.")
     key, token = _keys(workspace).create(
-        name, tenant=None if all_tenants else tenant or "", groups=None if groups is None else _split(groups),
-        scopes=_split(scopes), rate=rate, expires=expires,
+        name, tenant=None if all_tenants else tenant or "", groups=None if groups is None else names(groups),
+        scopes=names(scopes), rate=rate, expires=expires,
     )  # fmt: skip
     if json:
         print_json(key.as_dict() | {"key": token})
@@ -105,10 +105,6 @@ def _keys(workspace: Any) -> Keys:
     from ragops.workspace import locate
 
     return Keys(locate(workspace) / ".ragops")
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _sees(key: Key) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ragops.cli.options import WorkspaceOption
+from ragops.cli.options import WorkspaceOption, names
 
 if TYPE_CHECKING:
     from ragops.types import Mode
@@ -39,8 +39,7 @@ def command(
     from ragops.mcp_server import server
     from ragops.retriever import Retriever
 
-    named = None if groups is None else [name for name in groups.split(",") if name]
-    with Retriever.open(workspace, tenant=tenant, groups=named) as retriever:
+    with Retriever.open(workspace, tenant=tenant, groups=None if groups is None else names(groups)) as retriever:
         made = server(retriever, mode=cast("Mode | None", mode), k=k)
         if sys.stdin.isatty():
             print("Waiting for an MCP client on standard input; Ctrl-C ends.", file=sys.stderr)

@@ -32,6 +32,11 @@ def releases_line(numbers: Sequence[int], live: int | None, *, held: bool) -> st
     return f"{', '.join(map(str, numbers)) or 'none'}; live is {told}"
 
 
+def names(text: str) -> list[str]:
+    """Of an option that takes several, set apart by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def size(count: float) -> str:
     """Bytes for people."""
     for unit in ("B", "KB", "MB", "GB"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import re
 import textwrap
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ragops.cli.options import JsonOption, WorkspaceOption, print_json
+from ragops.cli.options import JsonOption, WorkspaceOption, names, print_json
 
 if TYPE_CHECKING:
     from ragops.config import SearchSettings
@@ -129,7 +130,7 @@ def query_of(
         settings.k if k is None else k,
         mode or settings.mode,  # type: ignore[arg-type]
         filter=parse_filter(filter or []),
-        scope=scope(tenant, None if groups is None else [name for name in groups.split(",") if name]),
+        scope=scope(tenant, None if groups is None else names(groups)),
         rerank=settings.rerank,
     )
 
@@ -196,5 +197,7 @@ def _value(field: str, text: str) -> Any:
     try:
         value = json_module.loads(text)
     except (ValueError, RecursionError):
+        return text
+    if isinstance(value, float) and not math.isfinite(value):  # NaN, 1e999: names that look like numbers
         return text
     return value if isinstance(value, str) or (isinstance(value, (int, float)) and field not in TEXT_FIELDS) else text
