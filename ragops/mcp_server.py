@@ -151,7 +151,7 @@ def fetched(retriever: Retriever, id: str, start: int) -> Fetched:
         found = document(reader, id, retriever.scope)
         release = reader.release.number
     if found is None:
-        raise UsageError(f"there is no document {id!r} in release {release}", "Take an id from search.")
+        raise UsageError(f"there is no document {id[:200]!r} in release {release}", "Take an id from search.")
     text = found.text
     if start >= len(text) > 0:
         raise UsageError(f"the document has {len(text)} characters, so none from {start} on", "Leave out start.")
