@@ -565,9 +565,11 @@ class Workspace:
         release = store.live() if number is None else find(store, number)
         if release is None:
             raise UsageError(f"{self.root} has no release yet", "Make one: ragops ingest")
-        if release.number not in self._readers:
-            self._readers[release.number] = store.open(release.number)
-        return self._readers[release.number]
+        if release.number in self._readers:
+            return self._readers[release.number]
+        opened = store.open(number)  # without a number the live one: this one may be no more, and pruned
+        self._readers[opened.release.number] = opened
+        return opened
 
     def encoder(self, release: Release) -> Embedder:
         """The query encoder of a release's own space: never torch."""

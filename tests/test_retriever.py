@@ -289,6 +289,13 @@ def test_a_release_that_goes_while_it_is_opened(tmp_path: Path) -> None:
         assert retriever.search("harbour").release == 2
 
 
+def test_a_release_that_goes_while_a_workspace_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal(EdgeStore(tmp_path / "store"), 1)
+    monkeypatch.setattr(Workspace, "store", property(lambda self: Overtaken(tmp_path / "store")))
+    with Workspace.create(tmp_path / "kb") as workspace:
+        assert workspace.search("harbour", mode="bm25").release == 2
+
+
 def test_nothing_is_told_where_the_store_is_gone(tmp_path: Path) -> None:
     """Its files read well as long as they are open; permissions that were changed at the new place are not known."""
     seal(EdgeStore(tmp_path / "here"), 1)
