@@ -162,7 +162,10 @@ def named(content: str, name: str) -> list[str] | None:
         return [os.path.join(folder, part, "manifest.json") for part in json.loads(Path(content).read_bytes())["parts"]]
     if base == "manifest.json" and "/dataset/" in folder:
         value = json.loads(Path(content).read_bytes())
-        names = value["files"].values() if "files" in value else (segment["name"] for segment in value["segments"])
+        if "file" in value:  # of the rejects
+            names = [value["file"]]
+        else:
+            names = value["files"].values() if "files" in value else [each["name"] for each in value["segments"]]
         return [os.path.join(folder, name) for name in names]
     if base == "manifest.json" and "/releases/" in folder:
         return [os.path.join(folder, part) for part in json.loads(Path(content).read_bytes())["files"]]
