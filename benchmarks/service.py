@@ -9,7 +9,8 @@
   of scopes and the store; every hit is held against a plain statement of the rules.
 
 Passages are random (synthetic.py), with random vectors in the space of all-MiniLM-L6-v2; queries are sentences of
-docs/, embedded by that model's exported encoder. The clients share the cores with the server.
+docs/ with two words that passages have, embedded by that model's exported encoder. The clients share the cores with the
+server.
 """
 
 from __future__ import annotations
@@ -79,10 +80,20 @@ def write(found: Workspace, number: int, points: int, edition: str = "") -> Rele
 
     def made() -> Iterator[tuple[Point, Sequence[float]]]:
         for i in range(points):
-            yield synthetic.point(i, f"{edition} {synthetic.text(rng, WORDS, 60)}".strip()), rng.standard_normal(384)
+            point = synthetic.point(i, f"{edition} {synthetic.text(rng, WORDS, 60)}".strip())
+            # a word that stands in every passage ties all of them, which no documents do
+            payload = {**point.payload, "title": " ".join(rng.choice(WORDS, 3)), "heading": []}
+            yield replace(point, payload=payload), rng.standard_normal(384)
 
     release = replace(told, number=number, points=points, fingerprint=f"{number:064x}")
     return store.write(release, base=None, delete=[], add=made())
+
+
+def questions() -> list[str]:
+    """Sentences of the documentation, each with two words that passages have."""
+    chosen = random.Random(0)
+    words = list(WORDS[5:1000])
+    return [" ".join([each, *chosen.choices(words, k=2)]) for each in sentences()]
 
 
 def sentences() -> list[str]:
@@ -177,12 +188,34 @@ def load(server: Server, texts: Sequence[str], clients: int, seconds: float) -> 
     }  # fmt: skip
 
 
+def fetches(server: Server, points: int, count: int = 30) -> dict[str, Any]:
+    """Milliseconds of single passages and documents."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    chosen = random.Random(0)
+    took: dict[str, list[float]] = {}
+    for _ in range(count):
+        i = chosen.randrange(points)
+        document = f"/v1/documents/{i // 8:064x}"
+        for name, path in {"document": document, "chunk": f"{document}/chunks/{i:064x}"}.items():
+            start = time.perf_counter()
+            connection.request("GET", path, headers=server.headers)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200
+            took.setdefault(name, []).append((time.perf_counter() - start) * 1000)
+    connection.close()
+    return {name: measure.summary(each) for name, each in took.items()}
+
+
 def throughput(folder: Path, points: int, rounds: int, seconds: float) -> dict[str, Any]:
-    found = workspace(folder / "load")
-    write(found, 2, points)
-    found.publish(2)
-    key = Keys(found.local).create("bench", tenant=None, rate=RATE)[1]
-    texts = sentences()
+    if (folder / "load").is_dir():
+        found = Workspace.open(folder / "load" / "kb")
+    else:
+        found = workspace(folder / "load")
+        write(found, 2, points)
+        found.publish(2)
+    key = Keys(found.local).create(f"bench-{time.time_ns()}", tenant=None, rate=RATE)[1]
+    texts = questions()
     seen: dict[tuple[str, int], list[dict[str, float]]] = {}
     for round_ in range(rounds):
         names = list(SIDES)
@@ -192,8 +225,10 @@ def throughput(folder: Path, points: int, rounds: int, seconds: float) -> dict[s
                 for clients in (1, 8, 32):
                     seen.setdefault((name, clients), []).append(load(server, texts, clients, seconds))
         print(f"round {round_ + 1} of {rounds}", file=sys.stderr)
+    with served(found.root, *SIDES["together"], key) as server:
+        fetched = fetches(server, points)
     return {
-        "points": points, "queries": len(texts), "seconds": seconds, "mode": "hybrid", "k": 10,
+        "fetch_ms": fetched, "points": points, "queries": len(texts), "seconds": seconds, "mode": "hybrid", "k": 10,
         "sides": {
             name: {
                 str(clients): {
@@ -224,7 +259,7 @@ def switches(folder: Path, points: int, count: int) -> dict[str, Any]:
         write(found, number, points, f"edition{number}")
     found.publish(2)
     key = Keys(found.local).create("bench", tenant=None, rate=RATE)[1]
-    texts = sentences()
+    texts = questions()
     stop = threading.Event()
     answers = failed = mixed = 0
     took: list[float] = []
@@ -342,13 +377,14 @@ def main() -> None:
     parser.add_argument("--switches", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--only", choices=["load", "switches", "tenants"], nargs="*")
+    parser.add_argument("--work", type=Path, help="a folder that keeps the release of 50,000 passages")
     parser.add_argument("--out", type=Path, default=measure.RESULTS / "service.json")
     options = parser.parse_args()
     parts = options.only or ["load", "switches", "tenants"]
     result: dict[str, Any] = json.loads(options.out.read_text("utf-8")) if options.only and options.out.exists() else {}
     result.setdefault("environment", {})
     with tempfile.TemporaryDirectory(prefix="ragops-service-") as temporary:
-        folder = Path(temporary)
+        folder = options.work or Path(temporary)
         for part in parts:
             environment = measure.environment(PACKAGES)
             if part == "tenants":

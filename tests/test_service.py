@@ -89,13 +89,11 @@ def test_a_document_and_its_chunks(client: TestClient) -> None:
     assert document["uri"] == hit["uri"] == "s3:/a.md"
     assert document["total"] == len(document["chunks"]) >= 1
     assert document["next"] is None
-    chunk = client.get(f"/v1/chunks/{hit['chunk_id']}").json()
+    chunk = client.get(f"/v1/documents/{hit['document_id']}/chunks/{hit['chunk_id']}").json()
     assert {name: chunk[name] for name in ("text", "start", "end", "uri")} == {
         name: hit[name] for name in ("text", "start", "end", "uri")
     }
-    same = client.get(f"/v1/chunks/{hit['chunk_id']}", params={"document_id": hit["document_id"]})
-    assert same.json() == chunk
-    other = client.get(f"/v1/chunks/{hit['chunk_id']}", params={"document_id": "0" * 64})
+    other = client.get(f"/v1/documents/{'0' * 64}/chunks/{hit['chunk_id']}")
     assert "chunk" in error(other, 404)["message"]
 
 
@@ -114,7 +112,8 @@ def test_a_long_document_comes_in_parts(root: Path, tmp_path: Path, everything: 
             chunks, at = chunks + part["chunks"], part["next"]
         assert len(chunks) == first["total"] > 10
         assert [c["start"] for c in chunks] == sorted(c["start"] for c in chunks)
-        middle = client.get(f"/v1/chunks/{chunks[5]['chunk_id']}", params={"expand": 2}).json()
+        path = f"/v1/documents/{first['document_id']}/chunks/{chunks[5]['chunk_id']}"
+        middle = client.get(path, params={"expand": 2}).json()
         assert middle["before"] == chunks[3:5]
         assert middle["after"] == chunks[6:8]
 
@@ -122,7 +121,10 @@ def test_a_long_document_comes_in_parts(root: Path, tmp_path: Path, everything: 
 def test_feedback_is_kept(root: Path, client: TestClient) -> None:
     answer = client.post("/v1/search", json={"text": "marker2", "k": 1})
     hit = answer.json()["hits"][0]
-    body = {"chunk_id": hit["chunk_id"], "relevant": True, "request": answer.headers["x-request-id"], "comment": "yes"}
+    body = {
+        "document_id": hit["document_id"], "chunk_id": hit["chunk_id"], "relevant": True,
+        "request": answer.headers["x-request-id"], "comment": "yes",
+    }  # fmt: skip
     stored = client.post("/v1/feedback", json=body)
     assert stored.status_code == 201
     (line,) = (root / ".ragops/feedback.jsonl").read_text("utf-8").splitlines()
@@ -304,14 +306,16 @@ def test_batches_are_bounded(client: TestClient) -> None:
 
 def test_what_is_not_there(client: TestClient) -> None:
     for path in (
-        f"/v1/documents/{'0' * 64}", f"/v1/chunks/{'0' * 64}", "/v1/documents?uri=s0:/no.md", "/v1/nothing", "/docs",
+        f"/v1/documents/{'0' * 64}", f"/v1/documents/{'0' * 64}/chunks/{'0' * 64}", "/v1/documents?uri=s0:/no.md",
+        "/v1/nothing", "/docs",
     ):  # fmt: skip
         error(client.get(path), 404)
-    for path in ("/v1/documents/x", "/v1/chunks/..%2F..%2Fetc%2Fpasswd", "/v1/documents", "/v1/documents?uri="):
+    for path in ("/v1/documents/x", "/v1/documents/..%2F..%2Fetc%2Fpasswd", "/v1/documents", "/v1/documents?uri="):
         assert client.get(path).status_code in (404, 422), path
     error(client.get("/v1/search"), 405)
-    error(client.post("/v1/feedback", json={"chunk_id": "0" * 64, "relevant": True}), 404)
-    assert error(client.post("/v1/feedback", json={"chunk_id": "x", "relevant": True}), 422)["field"] == "chunk_id"
+    none = {"document_id": "0" * 64, "chunk_id": "0" * 64, "relevant": True}
+    error(client.post("/v1/feedback", json=none), 404)
+    assert error(client.post("/v1/feedback", json={**none, "chunk_id": "x"}), 422)["field"] == "chunk_id"
     assert error(client.get("/v1/documents?uri=x&limit=100000"), 422)["field"] == "limit"
 
 
@@ -353,14 +357,15 @@ def test_an_expired_key_is_refused(root: Path, client: TestClient) -> None:
 
 def test_scopes(root: Path, client: TestClient) -> None:
     hit = client.post("/v1/search", json={"text": "penguins", "k": 1}).json()["hits"][0]
+    ids = {"document_id": hit["document_id"], "chunk_id": hit["chunk_id"]}
     calls = {
         "search": [("POST", "/v1/search", {"text": "x"}), ("POST", "/v1/search/batch", {"queries": [{"text": "x"}]})],
         "read": [
             ("GET", f"/v1/documents/{hit['document_id']}", None), ("GET", f"/v1/documents?uri={hit['uri']}", None),
-            ("GET", f"/v1/chunks/{hit['chunk_id']}", None), ("GET", "/v1/releases", None),
-            ("GET", "/v1/releases/live", None),
+            ("GET", f"/v1/documents/{hit['document_id']}/chunks/{hit['chunk_id']}", None),
+            ("GET", "/v1/releases", None), ("GET", "/v1/releases/live", None),
         ],
-        "feedback": [("POST", "/v1/feedback", {"chunk_id": hit["chunk_id"], "relevant": False})],
+        "feedback": [("POST", "/v1/feedback", {**ids, "relevant": False})],
     }  # fmt: skip
     for scope in calls:
         headers = key(root, f"only-{scope}", scopes=[scope])
@@ -544,7 +549,8 @@ def test_the_description_has_the_bounds_of_this_service(root: Path) -> None:
     assert ask["additionalProperties"] is False
     assert found["components"]["schemas"]["Batch"]["properties"]["queries"]["maxItems"] == 3
     assert set(found["paths"]) == {
-        "/v1/search", "/v1/search/batch", "/v1/documents", "/v1/documents/{document_id}", "/v1/chunks/{chunk_id}",
+        "/v1/search", "/v1/search/batch", "/v1/documents", "/v1/documents/{document_id}",
+        "/v1/documents/{document_id}/chunks/{chunk_id}",
         "/v1/feedback", "/v1/releases", "/v1/releases/live", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     for path, methods in found["paths"].items():

@@ -78,9 +78,10 @@ class Feedback(Body):
     """What somebody thinks of a passage. The texts are kept as they are: leave them out where they are private."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"chunk_id": "a94f" * 16, "relevant": True, "request": "5f0c7f3e9a1b2c3d"}]}
+        json_schema_extra={"examples": [{"document_id": "5c1d" * 16, "chunk_id": "a94f" * 16, "relevant": True}]}
     )
 
+    document_id: Id
     chunk_id: Id
     relevant: bool = Field(description="Whether it answers the question")
     request: str | None = Field(

@@ -211,19 +211,18 @@ async def _document(
 
 
 @router.get(
-    "/v1/chunks/{chunk_id}", tags=["documents"], summary="A passage by its id",
+    "/v1/documents/{document_id}/chunks/{chunk_id}", tags=["documents"], summary="A passage of a document",
     responses={200: {"model": models.OneChunk}, **COMMON, **_wrong(404)}, operation_id="chunk",
 )  # fmt: skip
 async def chunk(
-    request: Request, asker: ReaderOf, chunk_id: Digest,
-    document_id: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$", description="Makes it faster")] = None,
+    request: Request, asker: ReaderOf, document_id: Digest, chunk_id: Digest,
     expand: Annotated[int, Query(ge=0, le=asked.MAX_EXPAND, description="Passages before and after it")] = 0,
     release: Number = None,
 ) -> Response:  # fmt: skip
-    """The passage with its citation."""
+    """The passage with its citation, by the ids that a hit has."""
     service, record = _service(request), _record(request)
     await _kept(service, asker, release)
-    number, found = await service.chunk(asker, chunk_id, document_id=document_id, expand=expand, release=release)
+    number, found = await service.chunk(asker, document_id, chunk_id, expand=expand, release=release)
     if found is None:
         raise Refused(404, "there is no such chunk", "A chunk of others is none for this key.")
     record.release, record.hits = number, 1
@@ -241,7 +240,7 @@ async def feedback(request: Request, body: models.Feedback, asker: Critic) -> Re
     """Kept in `.ragops/feedback.jsonl`, if the key may see the passage."""
     service, record = _service(request), _record(request)
     await _kept(service, asker, body.release)
-    number, found = await service.chunk(asker, body.chunk_id, release=body.release)
+    number, found = await service.chunk(asker, body.document_id, body.chunk_id, release=body.release)
     if found is None:
         raise Refused(404, "there is no such chunk", "A chunk of others is none for this key.", field="chunk_id")
     record.release = number
