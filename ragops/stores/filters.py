@@ -25,6 +25,7 @@ TEXT_FIELDS = ("tenant", "groups", "source", "uri", "document_id", "chunk_id", "
 FIELDS = (*TEXT_FIELDS, "page")
 OPERATORS = ("in", "gte", "lt", "exists")
 MAX_DEPTH = 16
+MAX_CONDITIONS = 64  # of a field without an index each one costs a read of every payload
 EXACT_FLOAT = 2**53  # beyond it a float cannot hold every integer
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -96,7 +97,18 @@ def parse(filter: Filter | None) -> Every | None:
     """The filter as a checked tree; None where there is nothing to filter by. Raises UsageError."""
     if not filter and (filter is None or isinstance(filter, Mapping)):
         return None
-    return _every(filter, 1)
+    tree = _every(filter, 1)
+    count = _count(tree)
+    if count > MAX_CONDITIONS:
+        raise UsageError(
+            f"the filter has {count:,} conditions; it takes {MAX_CONDITIONS}",
+            'A list of texts is one: {"meta.sku": {"in": ["a", "b"]}}. Each number is one; take a range: "gte", "lt".',
+        )
+    return tree
+
+
+def _count(node: Node) -> int:
+    return sum(map(_count, node.parts)) if isinstance(node, (Every, Either)) else 1
 
 
 def both(one: Every | None, other: Every | None) -> Every | None:
