@@ -41,6 +41,7 @@ class Log:
         self.path = path
         self._fd = -1
         self._inode = 0
+        self._made = False
 
     def write(self, value: Mapping[str, Any]) -> None:
         """One line. Raises StoreError where it cannot be written."""
@@ -52,7 +53,11 @@ class Log:
                 moved = True
             if self._fd < 0 or moved:
                 self.close()
-                durable.make_folder(self.path.parent)
+                if self._made:  # of a workspace that was moved away, nothing is made anew in its old place
+                    self.path.parent.mkdir(exist_ok=True)
+                else:
+                    durable.make_folder(self.path.parent)
+                    self._made = True
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 self._inode = os.fstat(self._fd).st_ino
             written = os.write(self._fd, line)
