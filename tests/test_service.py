@@ -21,6 +21,7 @@ from ragops.service.service import Service
 from ragops.workspace import Workspace
 from tests.conftest import copy
 from tests.served import key, settings, workspace
+from tests.test_search import cross_encoder  # noqa: F401  a fixture
 
 HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -428,6 +429,26 @@ def test_after_retry_after_there_is_room(root: Path, client: TestClient) -> None
             answer = client.get("/v1/releases", headers=headers)
         assert answer.status_code == 200
     assert 1 <= waited <= 6
+
+
+@pytest.mark.slow
+def test_a_reranker_that_is_allowed_counts_more(
+    root: Path, everything: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    model = str(request.getfixturevalue("cross_encoder"))
+    settings(root, rerank=[model])
+    slow = key(root, "slow", rate="15/day")
+    ask = {"text": "penguins", "k": 3, "rerank": model}
+    with TestClient(application.make(root), headers=everything) as client:
+        answer = client.post("/v1/search", json=ask, headers=slow)
+        assert answer.status_code == 200
+        assert all(hit["score"] == hit["scores"]["rerank"] for hit in answer.json()["hits"])
+        error(client.post("/v1/search", json=ask, headers=slow), 429)
+        assert client.post("/v1/search", json={"text": "penguins"}, headers=slow).status_code == 200
+        other = {**ask, "rerank": str(Path(model).parent)}
+        assert error(client.post("/v1/search", json=other), 422)["field"] == "rerank"
+        ask_schema = client.get("/openapi.json").json()["components"]["schemas"]["Ask"]
+        assert ask_schema["properties"]["rerank"]["enum"] == [None, model]
 
 
 def test_wrong_requests_are_counted(root: Path, client: TestClient) -> None:
