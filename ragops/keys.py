@@ -28,6 +28,7 @@ FILE = "keys.json"  # below .ragops
 SCOPES = ("search", "read", "feedback", "admin")
 USUAL = ("search", "read", "feedback")
 _TOKEN = re.compile(r"ragops_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_ID = re.compile(r"[0-9a-f]{12}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([hdw])")
 _HOURS = {"h": 1, "d": 24, "w": 168}
@@ -137,10 +138,10 @@ class Keys:
 
         Raises UsageError, Locked.
         """
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or _ID.fullmatch(name):
             raise UsageError(
                 f"a key cannot be named {name!r}",
-                "Letters, digits, '-', '_' and '.', at most 64: the app that uses it.",
+                "Letters, digits, '-', '_' and '.', at most 64, and not as an id looks: the app that uses it.",
             )
         unknown = [scope for scope in scopes if scope not in SCOPES]
         if unknown or not scopes:

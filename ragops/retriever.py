@@ -273,7 +273,11 @@ class _Open:
             raise UsageError("the knowledge base has no release yet", "Make one: ragops ingest")
         opened = None
         if now is None or now.reader.release != wanted:
-            opened = _Opened(self._store.open(self._release))  # without a number: it may be live no more, and pruned
+            try:  # without a number: it may be live no more, and pruned
+                opened = _Opened(self._store.open(self._release))
+            except StoreError:
+                if now is None:
+                    raise  # else a sound release answers until there is another
         with self._lock:
             self._looked = time.monotonic()
             if opened is None:

@@ -117,6 +117,21 @@ def test_it_follows_the_live_release(tmp_path: Path) -> None:
             missing.search("harbour")
 
 
+def test_a_release_that_does_not_open(tmp_path: Path) -> None:
+    """What is open goes on to answer; whoever comes new is told."""
+    store = EdgeStore(tmp_path)
+    seal(store, 1)
+    with over_store(tmp_path) as retriever:
+        assert retriever.search("harbour").release == 1
+        seal(store, 2)
+        next((tmp_path / "main/releases/00000002/shard").rglob("*.mmap")).unlink()
+        assert retriever.search("harbour").release == 1
+        with over_store(tmp_path) as another, pytest.raises(StoreError):
+            another.search("harbour")
+        seal(store, 3)
+        assert retriever.search("harbour").release == 3
+
+
 def test_threads_while_releases_change(tmp_path: Path) -> None:
     """Every answer is of one release, none fails, and releases that nobody reads are given back."""
     store = EdgeStore(tmp_path)

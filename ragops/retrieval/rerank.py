@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,16 @@ from typing import Any
 from ragops.errors import MissingExtra, ModelError
 
 _lock = threading.Lock()
+
+
+def _anew() -> None:
+    """Another thread of the parent may have held it, and torch's threads do not survive a fork."""
+    global _lock
+    _lock = threading.Lock()
+    _load.cache_clear()
+
+
+os.register_at_fork(after_in_child=_anew)
 
 
 def scores(model: str, query: str, texts: Sequence[str]) -> list[float]:

@@ -103,8 +103,8 @@ class Lease:
         ends = datetime.fromtimestamp(float(lease.get("expires", 0)), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return Locked(
             f"{_holder(lease)} is writing to {self._place}; its lease ends at {ends} unless it is renewed",
-            "Wait for it and run it again (`ragops ingest --wait 600` does). Should it have died, the next run after that"
-            " takes over.",
+            "Wait for it and run it again (`ragops ingest --wait 600` does). Should it have died, the next run after"
+            " that takes over.",
         )
 
 
