@@ -548,6 +548,7 @@ def main() -> None:
     parser.add_argument("--python", help="an interpreter with chromadb, lancedb and qdrant-client")
     default = Path(tempfile.gettempdir()) / "ragops-data" / "cache" / "latency"
     parser.add_argument("--work", type=Path, default=default)
+    parser.add_argument("--sides", nargs="*", choices=list(SIDES), default=list(SIDES), help="the peers to ask")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--queries", type=int, default=100, help="of each kind in a round")
     parser.add_argument("--out", type=Path, default=measure.RESULTS / "latency.json")
@@ -571,7 +572,7 @@ def main() -> None:
         sides = ["ragops"]
         if arguments.python and folder == stores[0]:
             words(folder, texts, release.avg_len)
-            sides += SIDES
+            sides += arguments.sides
         processes = {
             side: Process(sys.executable if side == "ragops" else arguments.python, side, arguments.work, folder)
             for side in sides
