@@ -33,7 +33,7 @@ from ragops.evaluation import measures, statistics
 from ragops.evaluation.queries import QuerySet, read
 from ragops.evaluation.results import Evaluation
 from ragops.evaluation.run import evaluate
-from ragops.retrieval.fusion import CONSTANT, DEPTH, fuse
+from ragops.retrieval.fusion import DEPTH, fuse
 from ragops.stores.bm25 import Bm25, text_of
 from ragops.stores.edge import EdgeStore
 from ragops.types import Embedder, Mode, Place, Point, Reader, Release, Store, Tokenizer
@@ -159,13 +159,14 @@ def paired(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- fusions to choose from
+CONSTANT = 60  # of reciprocal rank fusion, as its authors propose (Cormack, Clarke and Buettcher, SIGIR 2009)
+
+
 def reciprocal(constant: int, depth: int = DEPTH, dense: float = 0.5) -> Fusion:
     """Reciprocal ranks; `dense` is that leg's share of the weight."""
 
     def fused(legs: Legs) -> list[str]:
         cutoff = {name: places[:depth] for name, places in legs.items()}
-        if dense == 0.5:
-            return [candidate.place.point_id for candidate in fuse(cutoff, constant)]
         weights = {"dense": dense, "bm25": 1 - dense}
         return order({
             name: {place.point_id: weights[name] / (constant + rank) for rank, place in enumerate(places, 1)}
@@ -207,9 +208,14 @@ def order(legs: Mapping[str, Mapping[str, float]]) -> list[str]:
     return sorted(total, key=lambda point: (-total[point], point))
 
 
+def production(legs: Legs) -> list[str]:
+    return [each.place.point_id for each in fuse({name: places[:DEPTH] for name, places in legs.items()})]
+
+
 def candidates() -> dict[str, Fusion]:
     shares = (0.3, 0.4, 0.5, 0.6, 0.7)
     return {
+        PRODUCTION: production,
         **{f"rrf {constant}": reciprocal(constant) for constant in (1, 5, 10, 20, 30, 40, 60, 80, 100)},
         **{f"rrf {CONSTANT}, {depth} deep": reciprocal(CONSTANT, depth) for depth in DEPTHS if depth != DEPTH},
         **{
@@ -224,8 +230,13 @@ def candidates() -> dict[str, Fusion]:
     }  # fmt: skip
 
 
-PRODUCTION = f"rrf {CONSTANT}"
-PLAIN = ("rrf 10", "min-max, dense 0.5", "z, dense 0.5")  # equal weights: go on whether or not they are the best
+PRODUCTION = "production"
+PLAIN = (
+    "rrf 60",
+    "rrf 10",
+    "min-max, dense 0.5",
+    "z, dense 0.5",
+)  # equal weights: go on whether or not they are the best
 
 
 def legs_of(reader: Reader, encoder: Embedder, questions: QuerySet) -> dict[str, Legs]:

@@ -148,11 +148,17 @@ def test_fusion(dense: list[int], words: list[int]) -> None:
     assert {each.place.point_id for each in fused} == {f"{id:04d}" for id in {*dense, *words}}
     again = fuse({"bm25": places(words), "dense": places(dense)})
     assert [each.place.point_id for each in fused] == [each.place.point_id for each in again]
+    scaled = {
+        "dense": {id: 1 - place / max(1, len(dense) - 1) for place, id in enumerate(dense)},  # as `places` scores them
+        "bm25": {id: 1 - place / 100 for place, id in enumerate(words)},  # it went to its end: what it lacks is 0
+    }
     for each in fused:
         id = int(each.place.point_id)
         expected = {name: order.index(id) + 1 for name, order in (("dense", dense), ("bm25", words)) if id in order}
         assert each.ranks == expected
-        assert each.score == pytest.approx(sum(1 / (60 + rank) for rank in expected.values()))
+        parts = [scaled[name][id] for name in expected]
+        assert each.score == pytest.approx(sum(parts) / 2, abs=1e-6)
+        assert 0 <= each.score <= 1
     assert [(-each.score, each.place.point_id) for each in fused] == sorted(
         (-each.score, each.place.point_id) for each in fused
     )
@@ -207,8 +213,13 @@ def test_modes_and_scores_by_leg(reader: Reader) -> None:
     for mode in ("dense", "bm25"):
         assert [hit.ranks for hit in by_mode[mode][:3]] == [{mode: 1}, {mode: 2}, {mode: 3}]
         assert all(hit.scores == {mode: hit.score} for hit in by_mode[mode])
+    legs = reader.rank([MODEL.embed_queries([text])[0].tolist(), text], 100)
+    ends = {mode: (leg[-1].score, leg[0].score) for mode, leg in zip(("dense", "bm25"), legs, strict=True)}
+    assert len(legs[1]) < 100
+    ends["bm25"] = (0.0, ends["bm25"][1])
     for hit in by_mode["hybrid"]:
-        assert hit.score == pytest.approx(sum(1 / (60 + rank) for rank in hit.ranks.values()), abs=1e-6)
+        parts = [(score - ends[mode][0]) / (ends[mode][1] - ends[mode][0]) for mode, score in hit.scores.items()]
+        assert hit.score == pytest.approx(sum(parts) / 2, abs=1e-5)
         for mode, score in hit.scores.items():
             same = [other for other in by_mode[mode] if other.chunk_id == hit.chunk_id]
             assert all(other.score == score for other in same)

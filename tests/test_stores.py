@@ -16,10 +16,10 @@ import pytest
 
 from ragops.config import StoreSettings
 from ragops.errors import StoreError, UsageError
-from ragops.stores import files, open_store
+from ragops.stores import files, open_store, ranking
 from ragops.stores.bm25 import Bm25
 from ragops.stores.edge import EdgeStore
-from ragops.types import Point, Store
+from ragops.types import Place, Point, Store
 from tests.edge_stores import ROOT, folder, sound
 from tests.qdrant_stub import Stub
 from tests.store_contract import *  # noqa: F403
@@ -248,3 +248,17 @@ print(*sorted({"numpy", "polars", "qdrant_client", "torch"} & set(sys.modules)))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\n"
     assert DIM == 16
+
+
+def test_a_word_that_all_say_is_no_cliff() -> None:
+    """Ties are looked through until they end, or until there are too many of them."""
+    asked: list[int] = []
+
+    def fetch(points: int, limit: int) -> list[Place]:
+        asked.append(limit)
+        return [Place(f"{n:06d}", 0.0, "") for n in range(points)][::-1][:limit]
+
+    assert [place.point_id for place in ranking.ranked(lambda n: fetch(500, n), 3)] == ["000000", "000001", "000002"]
+    asked.clear()
+    assert len(ranking.ranked(lambda n: fetch(100_000, n), 100)) == 100
+    assert max(asked) <= 2 * (ranking.TIES + 100 + ranking.SLACK)

@@ -126,7 +126,8 @@ class Passage:
 class Hit:
     """A chunk that answers, with its citation. `start` and `end` are code points of the document's text.
 
-    `score` is what orders: cosine (dense), BM25, reciprocal ranks (hybrid), or the cross-encoder's. `scores` and
+    `score` is what orders: cosine (dense), BM25, the mean of both scaled to 0..1 (hybrid), or the
+    cross-encoder's. `scores` and
     `ranks` (from 1) are those of each leg; a leg is missing where the passage was not among its candidates.
     `also`: uris of other documents that say exactly the same, as far as they were among the candidates.
     """

@@ -119,7 +119,7 @@ def _passages(reader: Reader, query: Query, candidates: Sequence[Candidate], poo
     room = start = 0  # hits that what is found gives
     enough = False
     while start < len(candidates) and not enough:
-        part = candidates[start : start + max(16, pool - len(found), wanted - room)]
+        part = candidates[start : start + max(16, start, pool - len(found), wanted - room)]
         start += len(part)
         retrieved = reader.retrieve([each.place for each in part], vectors=bool(query.diversity))
         for candidate, (payload, vector) in zip(part, retrieved, strict=True):

@@ -14,6 +14,7 @@ from ragops.types import Place, Reader, Scored
 PLACES = 4
 TEXT_PLACES = 2  # of BM25 scores
 SLACK = 16  # fetched beyond what is asked for, so that ties at the cut are seen
+TIES = 2_000  # looked through, at most: where every passage says the word that was asked for, all of them tie
 
 
 def check_page(k: int, offset: int = 0) -> None:
@@ -40,14 +41,17 @@ def unit(vector: Sequence[float], dim: int) -> list[float]:
 def ranked(
     fetch: Callable[[int], Sequence[Place]], k: int, places: int = PLACES, first: Sequence[Place] | None = None
 ) -> list[Place]:
-    """The best `k`. `fetch(n)` gives the engine's best n; `first` are those of `fetch(k + SLACK)`, if at hand."""
+    """The best `k`. `fetch(n)` gives the engine's best n; `first` are those of `fetch(k + SLACK)`, if at hand.
+
+    Of more than `TIES` equal ones those that the engine gives are ordered, and which it gives is its own choice.
+    """
     limit = k + SLACK
     while True:
         found = sorted(
             (Place(id, round(score, places) + 0.0, key) for id, score, key in (first or fetch(limit))),
             key=lambda place: (-place.score, place.point_id),
         )
-        if len(found) < limit or found[-1].score < found[k - 1].score:
+        if len(found) < limit or found[-1].score < found[k - 1].score or limit > k + TIES:
             return found[:k]
         limit *= 2  # everything from the cut on is a tie: ids decide only among all of them
         first = None
