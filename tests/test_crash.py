@@ -78,23 +78,27 @@ def run(farm: Farm, trials: Sequence[Trial]) -> list[Outcome]:
 
 
 # ---------------------------------------------------------------- the matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_without_a_crash_it_ends_as_a_clean_build(farm: Farm, name: str) -> None:
     farm.prepare(*SCENARIOS)  # side by side
     assert farm.prepared[name]["wrong"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_at_steps(struck: dict[str, Struck], name: str) -> None:
     converged(struck[name])
     assert all(outcome.ended == -signal.SIGKILL for _, outcome in struck[name])
 
 
+@pytest.mark.slow
 def test_the_kills_come_before_and_after_the_release(struck: dict[str, Struck]) -> None:
     assert {outcome.served for _, outcome in struck["first"]} == {"none", "new"}
     assert {outcome.served for _, outcome in struck["change"]} == {"old", "new"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWEPT)
 def test_nothing_of_the_dead_is_left_over(struck: dict[str, Struck], name: str) -> None:
     left = [f"{trial}: {', '.join(outcome.left)}" for trial, outcome in struck[name] if outcome.left]
@@ -122,6 +126,7 @@ def test_killed_at_many_random_moments(farm: Farm, name: str) -> None:
     run(farm, crash.random_moments(name, farm.prepared[name]["seconds"], 8, seed=1))
 
 
+@pytest.mark.slow
 def test_the_writing_process_alone_is_killed(farm: Farm) -> None:
     """The run says so and publishes nothing; the next one goes on."""
     kills = [("send frame A", False, 0.0), ("send frame E", False, 0.0)]
@@ -131,6 +136,7 @@ def test_the_writing_process_alone_is_killed(farm: Farm) -> None:
     assert [(o.ended, o.served) for o in outcomes[:4]] == [(3, "old")] * 4  # at the last it may have been done
 
 
+@pytest.mark.slow
 def test_stopped_at_steps(farm: Farm) -> None:
     """SIGTERM: exit code 130, nothing lost, and `nothing was published` is said only where it is so."""
     kinds = ("create ", "rename ", "mkdir ", "send ", "remove ")
@@ -141,6 +147,7 @@ def test_stopped_at_steps(farm: Farm) -> None:
     assert all(outcome.ended == 130 for outcome in outcomes), [o.ended for o in outcomes]
 
 
+@pytest.mark.slow
 def test_the_disk_is_full(farm: Farm, tmp_path: Path) -> None:
     """Run out of space at different points: it says so, the live release answers, and freed space lets it go on."""
     try:
@@ -155,6 +162,7 @@ def test_the_disk_is_full(farm: Farm, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- loss of power, as far as it can be told
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_nothing_counts_before_it_is_on_the_disk(farm: Farm, name: str) -> None:
     """What a pointer names is synced, bytes and name, before the pointer is renamed; that one before the next."""

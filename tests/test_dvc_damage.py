@@ -17,6 +17,8 @@ from ragops.workspace import Workspace
 from tests.conftest import write_corpus
 from tests.versioned import answers, clone, commit, dirty, dvc, edited, holds, reproduce, run
 
+pytestmark = pytest.mark.slow
+
 
 def put(root: Path, name: str, text: str) -> None:
     """Write a file of the corpus beside the workspace."""

@@ -465,7 +465,7 @@ def test_an_evaluation_of_the_live_release(
         (["--slice", "lang"], "there is no field 'lang'"),
         (["-k", "0"], "-k is 0; it takes 1 to 1000"),
         (["--release", "9"], "there is no release 9"),
-        (["--rerank", "nothing-of-the-sort"], "nothing-of-the-sort"),
+        (["--rerank", "./nothing-of-the-sort"], "nothing-of-the-sort"),
     ],
 )
 def test_wrong_calls(

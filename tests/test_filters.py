@@ -263,8 +263,13 @@ nested = nested_of(flat)
 @given(filter=st.one_of(flat, nested, st.lists(nested, min_size=1, max_size=3).map(lambda parts: {"any": parts})))
 def test_both_engines_do_what_the_form_says(engines: dict[str, Engine], filter: dict[str, Any]) -> None:
     expected = {number for number, payload in enumerate(payloads()) if meaning(filter, payload)}
+    try:
+        tree = parse(filter)
+    except UsageError as error:
+        assert f"it takes {MAX_CONDITIONS}" in error.message  # noqa: PT017
+        return
     for name, found in engines.items():
-        assert found(parse(filter)) == expected, name
+        assert found(tree) == expected, name
 
 
 @pytest.mark.parametrize("name", NAMES)
