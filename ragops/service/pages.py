@@ -56,8 +56,12 @@ HEADERS = {
 TITLES = {401: "Log in", 403: "Not with this key", 404: "Not found", 429: "Too many questions", 503: "Not now"}
 
 
+class _Stranger(Exception):
+    """Nobody is logged in, and the page is for somebody."""
+
+
 class _Pages(APIRoute):
-    """What is refused is told as a page."""
+    """What is refused is told as a page; whoever is not logged in gets the login first."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner = super().get_route_handler()
@@ -65,6 +69,8 @@ class _Pages(APIRoute):
         async def handler(request: Request) -> Response:
             try:
                 return await inner(request)
+            except _Stranger:
+                return _login(request)
             except Refused as refused:
                 return _problem(request, refused)
             except RagopsError as error:
@@ -93,8 +99,8 @@ def _sessions(request: Request) -> Sessions | None:
     return found
 
 
-def _asker(request: Request, scope: str | None = None) -> Asker | None:
-    """Whoever is logged in; None: nobody is. Raises Refused for a key without the scope."""
+def _visitor(request: Request) -> Asker | None:
+    """Whoever is logged in; None: nobody is."""
     sessions = _sessions(request)
     if sessions is None:
         asker = access.ANYBODY
@@ -104,6 +110,14 @@ def _asker(request: Request, scope: str | None = None) -> Asker | None:
             return None
         asker = access.of(key)
     request.scope["ragops"].asker = asker
+    return asker
+
+
+def _asker(request: Request, scope: str | None = None) -> Asker:
+    """Whoever is logged in. Raises _Stranger, and Refused for a key without the scope."""
+    asker = _visitor(request)
+    if asker is None:
+        raise _Stranger
     if scope is not None and scope not in asker.scopes:
         raise Refused(403, f"this key has no scope '{scope}'", f"It has {', '.join(asker.scopes)}.", reason="scope")
     return asker
@@ -168,7 +182,7 @@ def _problem(request: Request, refused: Refused) -> Response:
     """A page that says what is wrong; counted as the API counts it."""
     _note(request, refused)
     return _page(
-        request, "error.html", _asker(request), status=refused.status, problem=refused, headers=refused.headers,
+        request, "error.html", _visitor(request), status=refused.status, problem=refused, headers=refused.headers,
         heading=TITLES.get(refused.status, "Not possible"),
     )  # fmt: skip
 
@@ -235,7 +249,7 @@ async def login(request: Request) -> Response:
 
 @router.post("/pages/logout")
 async def logout(request: Request) -> Response:
-    _asker(request)
+    _visitor(request)
     _same_site(request, (await _form(request)).get("token", ""))
     response = RedirectResponse(_root(request) + "/", 303, HEADERS)
     _cookie(request, response, "", 0)
@@ -244,7 +258,7 @@ async def logout(request: Request) -> Response:
 
 @router.get("/pages/login")
 async def login_form(request: Request) -> Response:
-    if _asker(request) is not None:
+    if _visitor(request) is not None:
         return RedirectResponse(_root(request) + "/", 303, HEADERS)
     return _login(request, None, "/")
 
@@ -262,8 +276,6 @@ async def static(name: str) -> Response:
 async def search(request: Request) -> Response:
     """The hits of a query, with scores by leg and the query's words marked."""
     asker = _asker(request, "search")
-    if asker is None:
-        return _login(request)
     service = _service(request)
     usual, most = service.settings.search, service.settings.serve.max_k
     given = {name: value for name, value in request.query_params.items() if value.strip()}
@@ -348,8 +360,6 @@ async def _found(request: Request, asker: Asker, ask: models.Ask, given: Mapping
 async def document(request: Request) -> Response:
     """A document's passages, from the one that was found on; the query's words are marked."""
     asker = _asker(request, "read")
-    if asker is None:
-        return _login(request)
     service = _service(request)
     given = dict(request.query_params)
     release = forms.number(given, "release")
@@ -409,8 +419,6 @@ def _meta(found: StoredDocument) -> list[tuple[str, str]]:
 async def releases(request: Request) -> Response:
     """The kept releases, and what evaluations found; totals and evaluations for keys with the scope admin only."""
     asker = _asker(request, "read")
-    if asker is None:
-        return _login(request)
     service = _service(request)
     await service.rates.spend(asker, 1)
     kept = await service.releases(asker)
@@ -430,8 +438,6 @@ async def releases(request: Request) -> Response:
 async def difference(request: Request) -> Response:
     """What changed from one release to another, as far as the key may see it."""
     asker = _asker(request, "read")
-    if asker is None:
-        return _login(request)
     service = _service(request)
     given = {name: value for name, value in request.query_params.items() if value}
     asked = forms.number(given, "a"), forms.number(given, "b")
@@ -469,8 +475,6 @@ def _told(change: DocumentChange, b: int) -> dict[str, Any]:
 async def usage(request: Request) -> Response:
     """What keys did lately: one's own, or with the scope admin all of them."""
     asker = _asker(request)
-    if asker is None:
-        return _login(request)
     service = _service(request)
     await service.rates.spend(asker, 1)
     rows: list[dict[str, Any]] = []
