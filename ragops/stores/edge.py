@@ -83,7 +83,7 @@ class EdgeStore:
     def live(self) -> Release | None:
         """The release that readers get. Raises StoreError where LIVE or its release is damaged."""
         number = self._folder.live_number()
-        return None if number is None else self._folder.manifest(number).release
+        return None if number is None else self._folder.glance(number).release
 
     def held(self) -> bool:
         """Whether LIVE says that its release stays until somebody publishes another."""
