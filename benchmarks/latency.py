@@ -21,6 +21,7 @@ How the others are set up: Chroma's HNSW by its defaults with cosine distance; L
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -71,7 +72,9 @@ def build(corpora: Sequence[Path], work: Path, real: int | None) -> list[Path]:
     )
     model = instant.register(work / "plugin")
     (kb / config.FILE).write_text(f"version: 1\nembed: {{model: '{model}'}}\nsources:\n{sources}")
-    found = [work / f"store-{count}" for count in range(1, len(corpora) + 1)]
+    # the others load their own copies: what is kept must never be of other corpora, or of other vectors
+    mark = hashlib.sha256(repr(([str(path.absolute()) for path in corpora], real)).encode()).hexdigest()[:12]
+    found = [work / f"store-{mark}-{count}" for count in range(1, len(corpora) + 1)]
     if all((folder / "done").exists() for folder in found):
         return found
     with Workspace.open(kb) as workspace:
