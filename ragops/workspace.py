@@ -14,14 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ragops import config, durable, ids, lock
-from ragops.errors import RagopsError, StoreError, UsageError
+from ragops.errors import RagopsError, UsageError
+from ragops.questions import Questions
+from ragops.revisions import Revisions
 from ragops.stores import open_store
 
 if TYPE_CHECKING:
     from ragops.backup import BackedUp, Restored
     from ragops.evaluation.compare import Comparison
-    from ragops.evaluation.gate import Gate
-    from ragops.evaluation.queries import QuerySet
     from ragops.evaluation.results import Evaluation
     from ragops.migration import Step
     from ragops.retrieval.diff import Difference
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from ragops_pipelines.verify import Verification
 
 
-REVISIONS = "revisions"  # below .ragops: what old revisions answer, as far as it was asked
-REVISIONS_KEPT = 5
 FULL = 1 << 20  # bytes; with less than this free, a failing write failed for want of space
 
 
@@ -52,7 +50,7 @@ class Workspace:
         self.data = root / "data"
         self._readers: dict[int | None, Reader] = {}
         self._encoders: dict[str, Embedder] = {}
-        self._revisions: dict[Path, Reader] = {}
+        self._revisions = Revisions(root, self.local, self.data)
         self._stores: dict[config.StoreSettings, Store] = {}
         self._asked: dict[tuple[Any, ...], Evaluation] = {}
 
@@ -82,10 +80,10 @@ class Workspace:
         self.close()
 
     def close(self) -> None:
-        for reader in (*self._readers.values(), *self._revisions.values()):
+        for reader in self._readers.values():
             reader.close()
         self._readers.clear()
-        self._revisions.clear()
+        self._revisions.close()
 
     # ------------------------------------------------------------------ parts
     @property
@@ -151,7 +149,7 @@ class Workspace:
 
         if versioning.dvc_root(self.root) is None:
             return None
-        data = job.state.get("dataset_sha"), job.state.get("snapshot_sha"), *self._query_files()
+        data = job.state.get("dataset_sha"), job.state.get("snapshot_sha"), *self._questions().digests()
         if job.state.get("dvc") == versioning.token(self.root, *data):
             return {"recorded": False, "seconds": 0.0, "error": None}
         start = time.perf_counter()
@@ -160,7 +158,7 @@ class Workspace:
             lacking = None
             if versioning.has_stage(self.root, "evaluate"):
                 try:
-                    self._write_metrics(job)
+                    self._questions().write_metrics(job.state)
                 except RagopsError as found:  # the rest is recorded all the same
                     lacking = found
             versioning.record(self.root, but=() if lacking is None else ("evaluate",))
@@ -181,7 +179,7 @@ class Workspace:
         run = {"parse": stages.parse, "chunk": stages.chunk, "embed": stages.embed, "load": stages.load}
         with self._locked(wait), self._job(None, Options(), progress, add=True, scanned=False) as job:
             if name == "evaluate":
-                return stages.Done(name, 0, self._write_metrics(job), 0)
+                return stages.Done(name, 0, self._questions().write_metrics(job.state), 0)
             if name == "load" and job.gate is not None:
                 job.gate.check()
             return run[name](job)
@@ -234,7 +232,7 @@ class Workspace:
                 models=self.data / "models",
                 options=options,
                 tell=progress or (lambda event: None),
-                gate=self._gate(state),
+                gate=self._questions().gate(state),
             )
 
     def _connector(self, source: config.SourceSettings, subtree: str) -> Connector:
@@ -376,7 +374,7 @@ class Workspace:
             before = sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
             compact(job)
             freed = before - sum(_disk(self.data / part) for part in ("snapshot", "dataset"))
-            self._forget_revisions()
+            self._revisions.forget()
             found = collect(job)
             return replace(found, bytes=found.bytes + max(0, freed))
 
@@ -478,10 +476,10 @@ class Workspace:
         if rev is not None:
             if release is not None:
                 raise UsageError("a release and a revision are asked at once", "Give one of --release and --rev.")
-            release = self._kept_at(rev)
+            release = self._revisions.kept(self.store, rev)
         settings = self.settings.search
         asked = ask(query, k, options, {"mode": settings.mode, "rerank": settings.rerank}, settings.k)
-        reader = self.reader(release) if rev is None or release is not None else self._reader_at(rev)
+        reader = self.reader(release) if rev is None or release is not None else self._revisions.reader(rev, self.state)
         encoder = None if asked.mode == "bm25" else self.encoder(reader.release)
         results = search(reader, encoder, asked)
         return replace(results, release=release, revision=rev) if rev is not None else results
@@ -577,7 +575,7 @@ class Workspace:
 
         space = release.space.fingerprint
         if space not in self._encoders:
-            places = (self.data, *(self.local / REVISIONS).glob("*"))  # an old revision may have another model
+            places = (self.data, *self._revisions.folder.glob("*"))  # an old revision may have another model
             folders = [place / "models" / ids.short(space) for place in places]
             found = next((folder for folder in folders if folder.is_dir()), folders[0])
             self._encoders[space] = load_query_encoder(found, space)
@@ -601,15 +599,18 @@ class Workspace:
                     f"no query set: {self.root / config.FILE} has no evaluate.queries",
                     "Give one: ragops eval run --queries FILE. Or begin with: ragops eval bootstrap",
                 )
-            asked = self._query_set(own.queries, own.qrels)
+            asked = self._questions().read(own.queries, own.qrels)
         else:
             asked = sets.read(Path(queries), None if qrels is None else Path(qrels))
         mode, tell = mode or own.mode, _teller(progress)
-        with self.state() as state:
-            return self._ask(
-                self.reader(release), state, asked, mode, rerank or own.rerank, exact=exact, cutoffs=k, slices=slices,
-                tell=lambda done, total: tell("evaluate", done, total),
-            )  # fmt: skip
+        try:
+            with self.state() as state:
+                return self._questions().ask(
+                    self.reader(release), state, asked, mode, rerank or own.rerank, exact=exact, cutoffs=k,
+                    slices=slices, tell=lambda done, total: tell("evaluate", done, total),
+                )  # fmt: skip
+        except OSError as error:
+            raise _environment(error, self.root) from error
 
     def bootstrap_queries(
         self, file: str | os.PathLike[str], *, size: int = 50, seed: int = 0, release: int | None = None,
@@ -634,85 +635,8 @@ class Workspace:
             raise UsageError(said, "Choose another place: -o FILE") from error
         return len(made)
 
-    def _query_set(self, queries: str, qrels: str | None) -> QuerySet:
-        """One that params.yaml names. Raises UsageError."""
-        from ragops.evaluation import queries as sets
-
-        return sets.read(self.root / queries, None if qrels is None else self.root / qrels)
-
-    def _query_files(self) -> list[str | None]:
-        """Digests of the files that `evaluate` names."""
-        own = self.settings.evaluate
-        return [durable.digest(self.root / name) for name in (own.queries, own.qrels) if name is not None]
-
-    def _ask(
-        self, reader: Reader, state: State, queries: QuerySet, mode: Mode, rerank: str | None, *, exact: bool = False,
-        cutoffs: Sequence[int] = (10,), slices: Sequence[str] = (),
-        tell: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Evaluation:  # fmt: skip
-        """An evaluation, and keep it."""
-        from ragops.evaluation import results, run
-
-        release = reader.release
-        found = run.evaluate(
-            reader, None if mode == "bm25" else self.encoder(release), queries,
-            uris=(row.uri for row in self.store.point_rows(release.number)), moves=state.moves(), mode=mode,
-            rerank=rerank, exact=exact, cutoffs=cutoffs, slices=slices, tell=tell,
-        )  # fmt: skip
-        try:
-            results.save(self.local / results.FOLDER, found)
-        except OSError as error:
-            raise _environment(error, self.root) from error
-        return found
-
-    def _gate(self, state: State) -> Gate | None:
-        """The gate of params.yaml, over the releases of this workspace."""
-        settings, own = self.settings.release.gate, self.settings.evaluate
-        if settings is None:
-            return None
-        from ragops.evaluation.gate import Gate
-
-        queries, qrels = settings.queries, settings.qrels
-        if queries is None:
-            queries, qrels = own.queries, own.qrels
-
-        def ask(release: Release, asked: QuerySet, gate: Gate) -> Evaluation:
-            return self._ask_once(release, state, asked, gate.mode, gate.rerank, gate.cutoffs)
-
-        return Gate(
-            metric=settings.metric, margin=settings.margin, least=settings.min, mode=settings.mode or own.mode,
-            rerank=own.rerank, read=lambda: self._query_set(queries or "", qrels), ask=ask,
-        )  # fmt: skip
-
-    def _ask_once(
-        self, release: Release, state: State, queries: QuerySet, mode: Mode, rerank: str | None, cutoffs: Sequence[int]
-    ) -> Evaluation:
-        """Of a release that may leave soon: its reader is closed at once. What this process asked before is known."""
-        key = (release.number, release.fingerprint, queries.digest, mode, rerank, *cutoffs)
-        if key not in self._asked:
-            with contextlib.closing(self.store.open(release.number)) as reader:
-                self._asked[key] = self._ask(reader, state, queries, mode, rerank, cutoffs=cutoffs)
-        return self._asked[key]
-
-    def _write_metrics(self, job: Job) -> int:
-        """The outputs of the stage `evaluate`, of the release that was made of the dataset; the number of questions.
-
-        Without a query set they say so. Raises UsageError, MissingExtra."""
-        from ragops.evaluation import outputs
-
-        own, found = self.settings.evaluate, None
-        if own.queries is not None:
-            made = [each for each in self.store.releases() if each.fingerprint == job.state.get("fingerprint")]
-            if not made:
-                raise UsageError("no release was made of the dataset", "Load it: ragops stage load")
-            queries = self._query_set(own.queries, own.qrels)
-            found = self._ask_once(made[-1], job.state, queries, own.mode, own.rerank, (10,))
-        for name, text in outputs.texts(found).items():
-            file = self.root / name
-            if not file.is_file() or file.read_bytes() != text.encode():
-                durable.make_folder(file.parent)
-                durable.write_atomic(file, text.encode())
-        return 0 if found is None else found.queries
+    def _questions(self) -> Questions:
+        return Questions(self.root, self.local, self.settings, self.store, self.encoder, self._asked)
 
     def compare(self, a: str | int, b: str | int, *, metric: str = "nDCG@10", margin: float = 0.01) -> Comparison:
         """Whether evaluation `b` is worse than `a`: each an id or its beginning, the number of a release, or a file.
@@ -722,55 +646,6 @@ class Workspace:
         from ragops.evaluation.compare import compare
 
         return compare(*results.pair(self.local / results.FOLDER, str(a), str(b)), metric=metric, margin=margin)
-
-    # ------------------------------------------------------------------ what stood at a revision
-    def _kept_at(self, rev: str) -> int | None:
-        """The newest kept release that was made of the dataset of a revision, if there is one."""
-        from ragops.versioning import fingerprint
-
-        wanted = fingerprint(self.root, rev)
-        made = (release.number for release in self.store.releases() if release.fingerprint == wanted)
-        return max((number for number in made if self.store.opens(number)), default=None)
-
-    def _reader_at(self, rev: str) -> Reader:
-        """A reader of the dataset of a revision, which is fetched and loaded once into a cache of a few."""
-        from ragops import versioning
-        from ragops_pipelines import revision
-        from ragops_pipelines.ledger import all_permissions
-
-        wanted = versioning.fingerprint(self.root, rev)
-        place = self.local / REVISIONS / ids.short(wanted)
-        durable.make_folder(place.parent)
-        with lock.hold(self.local / f"{REVISIONS}.lock", wait=600):
-            if not place.is_dir():
-                settings = config.parse(versioning.show(self.root, rev, config.FILE).decode())
-                with TemporaryDirectory(dir=place.parent) as draft:
-                    folder = Path(draft)
-                    versioning.fetch(self.root, rev, "data/dataset", folder / "dataset")
-                    release = revision.build(folder, settings, lambda event: None)
-                    if release.fingerprint != wanted:
-                        raise StoreError(f"the dataset at {rev} is not the one that git names", "See: dvc status")
-                    model = f"models/{ids.short(release.space.fingerprint)}"
-                    if not (self.data / model).is_dir():
-                        versioning.fetch(self.root, rev, f"data/{model}", folder / model)
-                    shutil.rmtree(folder / "dataset")
-                    for file in folder.glob("*.db*"):
-                        file.unlink()
-                    folder.rename(place)
-                    folder.mkdir()  # for what removes it
-                self._forget_revisions(keep=REVISIONS_KEPT)
-            os.utime(place)
-            with self.state() as state:
-                revision.permit(place, all_permissions(state))
-        if place not in self._revisions:
-            self._revisions[place] = revision.store_of(place).open(revision.NUMBER)
-        return self._revisions[place]
-
-    def _forget_revisions(self, keep: int = 0) -> None:
-        """Remove all but the `keep` of them that were asked last."""
-        places = sorted((self.local / REVISIONS).glob("*"), key=lambda place: place.stat().st_mtime)
-        for place in places[: len(places) - keep]:
-            shutil.rmtree(place)
 
     # ------------------------------------------------------------------ knowing
     def status(self) -> dict[str, Any]:
@@ -809,7 +684,7 @@ class Workspace:
                     ("dataset", self.data / "dataset"),
                     ("models", self.data / "models"),
                     ("store", self.local / "store"),
-                    ("revisions", self.local / REVISIONS),
+                    ("revisions", self._revisions.folder),
                     ("cache", self.local / "cache.db"),
                     ("state", self.local / "state.db"),
                 )
